@@ -1,1 +1,35 @@
-//! Placeholder.
+// SPDX-License-Identifier: Apache-2.0
+//! Pod networking by the Container Network Interface (CNI 1.1), and the Linux network primitives
+//! that the rest of podwright uses.
+//!
+//! `cri` owns a [`Network`] and asks it to [`Network::add`], [`Network::check`], [`Network::del`]
+//! and [`Network::gc`] a pod's [`Attachment`], and for its [`Network::status`]. The network is a
+//! configuration list on disk, read again for every operation. The plugin types `bridge`,
+//! `host-local`, `loopback` and `portmap` run in process; any other type is an executable in the
+//! plugin directory. The built-in plugins are executables too: [`plugin_main`] answers by name.
+//!
+//! Everything here blocks for microseconds to milliseconds on netlink sockets. [`Network`] moves
+//! that work to threads which end with the operation; nothing in this crate runs on its own.
+//!
+//! What this crate never does: hold state in memory that is not on disk or in the kernel, touch an
+//! nftables table that is not its own, or change the namespace of a thread that somebody else uses.
+
+pub mod cidr;
+pub mod link;
+mod netlink;
+pub mod netns;
+pub mod network;
+mod sys;
+pub mod types;
+
+pub use network::{Attachment, Capabilities, Error, Network, PortMapping, Protocol};
+pub mod setup;
+
+pub use setup::{CleanupError, cleanup, default_conflist};
+
+/// Answer as the CNI plugin `name` (`bridge`, `host-local`, `loopback`, `portmap`), by the protocol:
+/// environment and standard input in, standard output and exit code out.
+pub fn plugin_main(name: &str) -> std::process::ExitCode {
+    eprintln!("plugin {name} is not implemented yet");
+    std::process::ExitCode::FAILURE
+}

@@ -1,0 +1,547 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Links, addresses and routes over rtnetlink.
+//!
+//! A [`Route`] socket belongs to the network namespace of the thread that opened it, for good; so
+//! one that was opened by a thread inside a pod's namespace can be used from anywhere.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
+    RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::sys::socket::SockProtocol;
+
+use crate::cidr::Cidr;
+use crate::netlink::{NetlinkError, Socket};
+
+/// What was attempted on the network, and what the kernel said.
+#[derive(Debug, thiserror::Error)]
+#[error("{attempt}")]
+pub struct LinkError {
+    attempt: String,
+    #[source]
+    source: NetlinkError,
+}
+
+impl LinkError {
+    /// The kernel's errno, if it was the kernel that refused.
+    pub fn errno(&self) -> Option<i32> {
+        self.source.errno()
+    }
+}
+
+/// A link as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// Hardware address, `aa:bb:cc:dd:ee:ff`.
+    pub mac: String,
+    /// Largest packet.
+    pub mtu: u32,
+    /// Index of the bridge it is a port of.
+    pub master: Option<u32>,
+    /// Driver: `veth`, `bridge`; empty for others without one.
+    pub kind: String,
+    /// Is it administratively up?
+    pub up: bool,
+}
+
+/// An rtnetlink socket.
+#[derive(Debug)]
+pub struct Route {
+    socket: Socket,
+}
+
+/// The two ends of a pod's veth pair.
+#[derive(Debug, Clone)]
+pub struct VethSpec<'a> {
+    /// Name of the host end.
+    pub host_name: &'a str,
+    /// Index of the bridge the host end is a port of.
+    pub master: u32,
+    /// Name of the pod end.
+    pub pod_name: &'a str,
+    /// Hardware address of the pod end; `None`: the kernel draws one.
+    pub pod_mac: Option<[u8; 6]>,
+    /// Largest packet; `None`: the kernel's default.
+    pub mtu: Option<u32>,
+}
+
+/// A route to add.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Where to.
+    pub dst: Cidr,
+    /// Through which gateway; `None`: directly on the link.
+    pub gw: Option<IpAddr>,
+    /// Out of which link.
+    pub link: u32,
+    /// Metrics and place, from the configuration.
+    pub mtu: Option<u32>,
+    pub advmss: Option<u32>,
+    pub priority: Option<u32>,
+    pub table: Option<u32>,
+    pub scope: Option<u8>,
+}
+
+impl RouteSpec {
+    /// A route without metrics.
+    pub fn new(dst: Cidr, gw: Option<IpAddr>, link: u32) -> RouteSpec {
+        RouteSpec {
+            dst,
+            gw,
+            link,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+        }
+    }
+}
+
+const CREATE: u16 = NLM_F_CREATE | NLM_F_EXCL;
+
+impl Route {
+    /// Open a socket in the namespace of the calling thread.
+    pub fn open() -> io::Result<Route> {
+        Ok(Route {
+            socket: Socket::open(SockProtocol::NetlinkRoute)?,
+        })
+    }
+
+    fn request(
+        &mut self,
+        attempt: impl FnOnce() -> String,
+        requests: Vec<(u16, RouteNetlinkMessage)>,
+    ) -> Result<Vec<RouteNetlinkMessage>, LinkError> {
+        let count = requests.len();
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let first = self.socket.take_seqs(count);
+        let mut bytes = Vec::new();
+        let mut last = first;
+        for (index, (flags, request)) in requests.into_iter().enumerate() {
+            last = first + u32::try_from(index).expect("a short batch");
+            let mut header = NetlinkHeader::default();
+            header.flags = NLM_F_REQUEST
+                | flags
+                | if flags & NLM_F_DUMP == NLM_F_DUMP {
+                    0
+                } else {
+                    NLM_F_ACK
+                };
+            header.sequence_number = last;
+            let mut message = NetlinkMessage::new(header, NetlinkPayload::from(request));
+            message.finalize();
+            let start = bytes.len();
+            bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
+            message.serialize(&mut bytes[start..]);
+        }
+        match self.socket.exchange(&bytes, first, last) {
+            Ok(data) => Ok(data
+                .iter()
+                .filter_map(|(kind, payload)| decode(*kind, payload))
+                .collect()),
+            Err(source) => Err(LinkError {
+                attempt: attempt(),
+                source,
+            }),
+        }
+    }
+
+    /// The link of this name, or `None`.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>, LinkError> {
+        let mut message = LinkMessage::default();
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        let asked = self.request(
+            || format!("looking up link {name}"),
+            vec![(0, RouteNetlinkMessage::GetLink(message))],
+        );
+        match asked {
+            Ok(answers) => Ok(answers.into_iter().find_map(as_link)),
+            Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ERANGE)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Every link of the namespace.
+    pub fn links(&mut self) -> Result<Vec<Link>, LinkError> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers = self.request(|| "listing links".to_owned(), vec![(NLM_F_DUMP, request)])?;
+        Ok(answers.into_iter().filter_map(as_link).collect())
+    }
+
+    /// Make a bridge and set it up. Fails with `EEXIST` when the name is taken.
+    pub fn add_bridge(&mut self, name: &str, mtu: Option<u32>) -> Result<(), LinkError> {
+        let mut message = LinkMessage::default();
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+        message
+            .attributes
+            .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
+                InfoKind::Bridge,
+            )]));
+        self.request(
+            || format!("creating bridge {name}"),
+            vec![(CREATE, RouteNetlinkMessage::NewLink(message))],
+        )
+        .map(drop)
+    }
+
+    /// Make a veth pair, one end here as a port of the bridge, the other born in the namespace of
+    /// `netns`: one request, and no wait for a namespace move (which costs an RCU grace period).
+    pub fn add_veth(
+        &mut self,
+        spec: &VethSpec<'_>,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), LinkError> {
+        let mut peer = LinkMessage::default();
+        peer.attributes
+            .push(LinkAttribute::IfName(spec.pod_name.to_owned()));
+        peer.attributes
+            .push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+        peer.attributes.extend(spec.mtu.map(LinkAttribute::Mtu));
+        peer.attributes
+            .extend(spec.pod_mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
+        let mut host = LinkMessage::default();
+        host.header.flags = LinkFlags::Up;
+        host.header.change_mask = LinkFlags::Up;
+        host.attributes
+            .push(LinkAttribute::IfName(spec.host_name.to_owned()));
+        host.attributes.push(LinkAttribute::Controller(spec.master));
+        host.attributes.extend(spec.mtu.map(LinkAttribute::Mtu));
+        host.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]));
+        self.request(
+            || {
+                format!(
+                    "creating veth {} with peer {} in the pod",
+                    spec.host_name, spec.pod_name
+                )
+            },
+            vec![(CREATE, RouteNetlinkMessage::NewLink(host))],
+        )
+        .map(drop)
+    }
+
+    /// Let a bridge port send frames back where they came from.
+    pub fn set_hairpin(&mut self, index: u32, on: bool) -> Result<(), LinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
+                on,
+            )])),
+        ]));
+        self.request(
+            || format!("setting hairpin mode of link {index}"),
+            vec![(0, RouteNetlinkMessage::NewLink(message))],
+        )
+        .map(drop)
+    }
+
+    /// Set a link up.
+    pub fn set_up(&mut self, index: u32) -> Result<(), LinkError> {
+        self.request(
+            || format!("setting link {index} up"),
+            vec![(0, set_up(index))],
+        )
+        .map(drop)
+    }
+
+    /// Delete a link by index. Succeeds when it is gone already.
+    pub fn delete(&mut self, index: u32) -> Result<(), LinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        let done = self.request(
+            || format!("deleting link {index}"),
+            vec![(0, RouteNetlinkMessage::DelLink(message))],
+        );
+        match done {
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Give a link addresses, set it up, and add routes: one batch. An address or route that is
+    /// there already is left as it is.
+    pub fn configure(
+        &mut self,
+        index: u32,
+        addresses: &[AddressSpec],
+        routes: &[RouteSpec],
+    ) -> Result<(), LinkError> {
+        let mut batch = Vec::new();
+        for address in addresses {
+            batch.push((
+                NLM_F_CREATE | NLM_F_REPLACE,
+                RouteNetlinkMessage::NewAddress(address.message(index)),
+            ));
+        }
+        batch.push((0, set_up(index)));
+        for route in routes {
+            batch.push((
+                NLM_F_CREATE | NLM_F_REPLACE,
+                RouteNetlinkMessage::NewRoute(route.message()),
+            ));
+        }
+        self.request(
+            || format!("configuring link {index}: addresses {addresses:?}, routes {routes:?}"),
+            batch,
+        )
+        .map(drop)
+    }
+
+    /// The addresses of the namespace, with the index of their link.
+    pub fn addresses(&mut self) -> Result<Vec<(u32, Cidr)>, LinkError> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.request(
+            || "listing addresses".to_owned(),
+            vec![(NLM_F_DUMP, request)],
+        )?;
+        Ok(answers.into_iter().filter_map(as_address).collect())
+    }
+
+    /// The unicast routes of the main table: destination, gateway, link.
+    pub fn routes(&mut self, ipv4: bool) -> Result<Vec<RouteSpec>, LinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = if ipv4 {
+            AddressFamily::Inet
+        } else {
+            AddressFamily::Inet6
+        };
+        let request = RouteNetlinkMessage::GetRoute(message);
+        let answers = self.request(|| "listing routes".to_owned(), vec![(NLM_F_DUMP, request)])?;
+        Ok(answers.into_iter().filter_map(as_route).collect())
+    }
+}
+
+/// An address to put on a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressSpec {
+    /// The address with its subnet's prefix length.
+    pub address: Cidr,
+    /// Leave out the route to the subnet that the kernel would add by itself.
+    pub no_prefix_route: bool,
+}
+
+impl AddressSpec {
+    fn message(&self, index: u32) -> AddressMessage {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        message.header.prefix_len = self.address.prefix;
+        message.header.scope = AddressScope::Universe;
+        message.header.family = family(self.address.addr);
+        let mut flags = AddressFlags::empty();
+        if self.no_prefix_route {
+            flags |= AddressFlags::Noprefixroute;
+        }
+        if self.address.is_ipv4() {
+            message
+                .attributes
+                .push(AddressAttribute::Local(self.address.addr));
+            if let (IpAddr::V4(last), true) = (self.address.last(), self.address.prefix < 31) {
+                message.attributes.push(AddressAttribute::Broadcast(last));
+            }
+        } else {
+            // Duplicate address detection would hold the pod up for a second or more (RFC 4862,
+            // 5.4); the lease on disk already says that nobody else has the address.
+            flags |= AddressFlags::Nodad;
+        }
+        message
+            .attributes
+            .push(AddressAttribute::Address(self.address.addr));
+        message.attributes.push(AddressAttribute::Flags(flags));
+        message
+    }
+}
+
+impl RouteSpec {
+    fn message(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(self.dst.addr);
+        message.header.destination_prefix_length = self.dst.prefix;
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::Boot;
+        message.header.kind = RouteType::Unicast;
+        message.header.scope = match (self.scope, self.gw) {
+            (Some(scope), _) => RouteScope::from(scope),
+            (None, None) => RouteScope::Link,
+            (None, Some(_)) => RouteScope::Universe,
+        };
+        let attributes = &mut message.attributes;
+        if self.dst.prefix > 0 {
+            attributes.push(RouteAttribute::Destination(RouteAddress::from(
+                self.dst.network().addr,
+            )));
+        }
+        attributes.extend(
+            self.gw
+                .map(|gw| RouteAttribute::Gateway(RouteAddress::from(gw))),
+        );
+        attributes.push(RouteAttribute::Oif(self.link));
+        attributes.extend(self.priority.map(RouteAttribute::Priority));
+        attributes.extend(self.table.map(RouteAttribute::Table));
+        let metrics: Vec<_> = self
+            .mtu
+            .map(RouteMetric::Mtu)
+            .into_iter()
+            .chain(self.advmss.map(RouteMetric::Advmss))
+            .collect();
+        if !metrics.is_empty() {
+            attributes.push(RouteAttribute::Metrics(metrics));
+        }
+        message
+    }
+}
+
+/// Set the loopback interface of the calling thread's namespace up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    const LOOPBACK_INDEX: u32 = 1; // the kernel makes it first in every namespace
+    Route::open()?
+        .set_up(LOOPBACK_INDEX)
+        .map_err(io::Error::other)
+}
+
+fn set_up(index: u32) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+fn family(addr: IpAddr) -> AddressFamily {
+    if addr.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    }
+}
+
+fn decode(kind: u16, payload: &[u8]) -> Option<RouteNetlinkMessage> {
+    use netlink_packet_core::NetlinkDeserializable;
+    let mut header = NetlinkHeader::default();
+    header.message_type = kind;
+    // An attribute that the decoder does not know is no reason to fail: the link is skipped, and
+    // what looked for it says that it is not there.
+    RouteNetlinkMessage::deserialize(&header, payload).ok()
+}
+
+fn as_link(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else {
+        return None;
+    };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: String::new(),
+        mtu: 0,
+        master: None,
+        kind: String::new(),
+        up: message.header.flags.contains(LinkFlags::Up),
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(mac) => link.mac = format_mac(&mac),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = kind.to_string();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn format_mac(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect::<Vec<_>>()
+        .join(":")
+}
+
+fn as_address(message: RouteNetlinkMessage) -> Option<(u32, Cidr)> {
+    let RouteNetlinkMessage::NewAddress(message) = message else {
+        return None;
+    };
+    let find = |local: bool| {
+        message.attributes.iter().find_map(|a| match a {
+            AddressAttribute::Local(addr) if local => Some(*addr),
+            AddressAttribute::Address(addr) if !local => Some(*addr),
+            _ => None,
+        })
+    };
+    let addr = find(true).or_else(|| find(false))?;
+    Some((
+        message.header.index,
+        Cidr::new(addr, message.header.prefix_len)?,
+    ))
+}
+
+fn as_route(message: RouteNetlinkMessage) -> Option<RouteSpec> {
+    let RouteNetlinkMessage::NewRoute(message) = message else {
+        return None;
+    };
+    if message.header.kind != RouteType::Unicast
+        || message.header.table != RouteHeader::RT_TABLE_MAIN
+    {
+        return None;
+    }
+    let ipv4 = message.header.address_family == AddressFamily::Inet;
+    let mut dst = crate::cidr::from_bits(0, ipv4);
+    let mut route = RouteSpec::new(Cidr::host(dst), None, 0);
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => dst = ip_of(&address)?,
+            RouteAttribute::Gateway(address) => route.gw = ip_of(&address),
+            RouteAttribute::Oif(link) => route.link = link,
+            RouteAttribute::Priority(metric) => route.priority = Some(metric),
+            _ => {}
+        }
+    }
+    route.dst = Cidr::new(dst, message.header.destination_prefix_length)?;
+    Some(route)
+}
+
+fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some((*v4).into()),
+        RouteAddress::Inet6(v6) => Some((*v6).into()),
+        _ => None,
+    }
+}

@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A blocking netlink socket: send a batch of requests, read the answers, find the one that failed.
+//!
+//! A request to rtnetlink or nf_tables is answered by the kernel within the system call that sends
+//! it, so a thread blocks for microseconds here. That is why the socket is a plain one, without an
+//! executor: the same code serves the daemon's threads, threads inside a pod's namespace, and the
+//! plugin executables. A receive deadline guards against a kernel that does not answer.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
+    setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+const HEADER: usize = 16;
+const NLM_F_MULTI: u16 = 2;
+const NLM_F_CAPPED: u16 = 0x100;
+const NLM_F_ACK_TLVS: u16 = 0x200;
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLMSGERR_ATTR_MSG: u16 = 1;
+/// Longer than any answer can take that comes at all.
+const RECEIVE_DEADLINE_SECS: i64 = 10;
+/// A batch is one datagram; a full resync of 10,000 Services is about 4 MiB.
+const BUFFER_BYTES: usize = 64 << 20;
+const RECEIVE_BYTES: usize = 256 << 10;
+
+/// One netlink socket, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub(crate) struct Socket {
+    fd: OwnedFd,
+    next_seq: u32,
+}
+
+/// Why a batch failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetlinkError {
+    /// The socket itself failed.
+    #[error("netlink socket")]
+    Socket(#[source] io::Error),
+    /// The kernel refused one request of the batch.
+    #[error("{source}{}{hint}", if hint.is_empty() { "" } else { ": " })]
+    Refused {
+        /// Which request, counted from 0.
+        index: usize,
+        source: io::Error,
+        /// The kernel's own words, often empty.
+        hint: String,
+    },
+}
+
+impl NetlinkError {
+    /// The errno of a refusal.
+    pub(crate) fn errno(&self) -> Option<i32> {
+        match self {
+            NetlinkError::Refused { source, .. } => source.raw_os_error(),
+            NetlinkError::Socket(_) => None,
+        }
+    }
+}
+
+impl Socket {
+    /// A socket of family `NETLINK_ROUTE` or `NETLINK_NETFILTER`.
+    pub(crate) fn open(protocol: SockProtocol) -> io::Result<Socket> {
+        let fd = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            protocol,
+        )?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        // Both are optional niceties: words with an error, and errors without a copy of the request.
+        let _ = crate::sys::set_netlink_option(fd.as_fd(), libc::NETLINK_EXT_ACK);
+        let _ = crate::sys::set_netlink_option(fd.as_fd(), libc::NETLINK_CAP_ACK);
+        setsockopt(
+            &fd,
+            sockopt::ReceiveTimeout,
+            &TimeVal::new(RECEIVE_DEADLINE_SECS, 0),
+        )?;
+        Ok(Socket { fd, next_seq: 1 })
+    }
+
+    /// Let one batch be as long as it takes. Needs CAP_NET_ADMIN in the initial user namespace to
+    /// pass the limits of `net.core`; without it the limits hold, and a longer batch is an error.
+    pub(crate) fn enlarge_buffers(&self) {
+        if setsockopt(&self.fd, sockopt::SndBufForce, &BUFFER_BYTES).is_err() {
+            let _ = setsockopt(&self.fd, sockopt::SndBuf, &BUFFER_BYTES);
+        }
+        if setsockopt(&self.fd, sockopt::RcvBufForce, &BUFFER_BYTES).is_err() {
+            let _ = setsockopt(&self.fd, sockopt::RcvBuf, &BUFFER_BYTES);
+        }
+    }
+
+    /// Sequence number for the first message of a batch of `count`.
+    pub(crate) fn take_seqs(&mut self, count: usize) -> u32 {
+        let first = self.next_seq;
+        let count = u32::try_from(count).expect("a batch has fewer than 2^32 messages");
+        self.next_seq = first.checked_add(count).unwrap_or(1);
+        first
+    }
+
+    /// Send a batch, and collect what the kernel answers until the message with `last_seq` is
+    /// acknowledged or one is refused. The payloads of data messages are returned with their type.
+    pub(crate) fn exchange(
+        &self,
+        batch: &[u8],
+        first_seq: u32,
+        last_seq: u32,
+    ) -> Result<Vec<(u16, Vec<u8>)>, NetlinkError> {
+        send(self.fd.as_raw_fd(), batch, MsgFlags::empty())
+            .map_err(|e| NetlinkError::Socket(e.into()))?;
+        let mut buffer = vec![0_u8; RECEIVE_BYTES];
+        let mut data = Vec::new();
+        loop {
+            let length = self.receive(&mut buffer)?;
+            let mut rest = &buffer[..length];
+            while let Some((message, tail)) = Message::split(rest) {
+                rest = tail;
+                if message.seq.wrapping_sub(first_seq) > last_seq.wrapping_sub(first_seq) {
+                    continue; // the tail of an earlier batch that was refused
+                }
+                match message.outcome() {
+                    Outcome::Data => data.push((message.kind, message.payload.to_vec())),
+                    Outcome::Acknowledged if message.seq == last_seq => return Ok(data),
+                    Outcome::Acknowledged => {}
+                    Outcome::Refused { errno, hint } => {
+                        let index = message.seq.wrapping_sub(first_seq);
+                        return Err(NetlinkError::Refused {
+                            index: usize::try_from(index).expect("usize holds 32 bits"),
+                            source: io::Error::from_raw_os_error(errno),
+                            hint,
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn receive(&self, buffer: &mut [u8]) -> Result<usize, NetlinkError> {
+        loop {
+            match recv(self.fd.as_raw_fd(), buffer, MsgFlags::empty()) {
+                Err(nix::Error::EINTR) => {}
+                Err(errno) => return Err(NetlinkError::Socket(errno.into())),
+                Ok(length) => return Ok(length),
+            }
+        }
+    }
+}
+
+struct Message<'a> {
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    payload: &'a [u8],
+}
+
+enum Outcome {
+    Data,
+    Acknowledged,
+    Refused { errno: i32, hint: String },
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+impl<'a> Message<'a> {
+    fn split(bytes: &'a [u8]) -> Option<(Message<'a>, &'a [u8])> {
+        let length = usize::try_from(u32_at(bytes, 0)?).ok()?;
+        let message = Message {
+            kind: u16_at(bytes, 4)?,
+            flags: u16_at(bytes, 6)?,
+            seq: u32_at(bytes, 8)?,
+            payload: bytes.get(HEADER..length)?,
+        };
+        let next = length.next_multiple_of(4).min(bytes.len());
+        Some((message, &bytes[next..]))
+    }
+
+    fn outcome(&self) -> Outcome {
+        match self.kind {
+            NLMSG_ERROR | NLMSG_DONE => {
+                let code = u32_at(self.payload, 0).unwrap_or(0).cast_signed();
+                if code == 0 {
+                    Outcome::Acknowledged
+                } else {
+                    Outcome::Refused {
+                        errno: -code,
+                        hint: self.hint().unwrap_or_default(),
+                    }
+                }
+            }
+            _ if self.flags & NLM_F_MULTI == 0 && self.payload.is_empty() => Outcome::Acknowledged,
+            _ => Outcome::Data,
+        }
+    }
+
+    /// The text among the attributes of an error, after the header of the refused request
+    /// (and all of that request, unless the kernel capped it).
+    fn hint(&self) -> Option<String> {
+        if self.kind != NLMSG_ERROR || self.flags & NLM_F_ACK_TLVS == 0 {
+            return None;
+        }
+        let request = usize::try_from(u32_at(self.payload, 4)?).ok()?;
+        let skip = if self.flags & NLM_F_CAPPED != 0 {
+            HEADER
+        } else {
+            request.next_multiple_of(4)
+        };
+        let mut rest = self.payload.get(4 + skip..)?;
+        loop {
+            let length = usize::from(u16_at(rest, 0)?);
+            let value = rest.get(4..length)?;
+            if u16_at(rest, 2)? == NLMSGERR_ATTR_MSG {
+                let text = value.strip_suffix(&[0]).unwrap_or(value);
+                return Some(String::from_utf8_lossy(text).into_owned());
+            }
+            rest = rest.get(length.next_multiple_of(4)..)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_message_tells_errno_and_hint() {
+        let mut bytes = Vec::new();
+        bytes.extend(60_u32.to_ne_bytes());
+        bytes.extend(NLMSG_ERROR.to_ne_bytes());
+        bytes.extend((NLM_F_CAPPED | NLM_F_ACK_TLVS).to_ne_bytes());
+        bytes.extend(7_u32.to_ne_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend((-libc::EEXIST).to_ne_bytes());
+        bytes.extend([0; HEADER]);
+        bytes.extend(9_u16.to_ne_bytes());
+        bytes.extend(NLMSGERR_ATTR_MSG.to_ne_bytes());
+        bytes.extend(b"taken\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+        let length = u32::try_from(bytes.len()).expect("short");
+        bytes[..4].copy_from_slice(&length.to_ne_bytes());
+        let (message, rest) = Message::split(&bytes).expect("a whole message");
+        assert!(rest.is_empty());
+        let Outcome::Refused { errno, hint } = message.outcome() else {
+            panic!("an error")
+        };
+        assert_eq!((errno, hint.as_str()), (libc::EEXIST, "taken"));
+    }
+
+    #[test]
+    fn a_cut_message_is_not_read() {
+        assert!(Message::split(&[40, 0, 0, 0, 2, 0, 0, 0]).is_none());
+        assert!(Message::split(&[]).is_none());
+    }
+}
