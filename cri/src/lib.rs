@@ -8,6 +8,7 @@
 //! what it holds, then repairs what differs. Stopping the daemon, cleanly or not, never stops a container.
 
 pub mod config;
+pub mod image;
 mod purge;
 
 pub use config::Config;

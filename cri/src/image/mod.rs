@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Images: names, a content-addressed store, pulling, import and export, building, and the
+//! unpacked layer directories that containers are mounted from.
+//!
+//! Two callers: the CRI server in this crate, and `podwright image` on the command line. Both may
+//! use one store directory at the same time; every read looks at the disk, so each sees what the
+//! other did. No task of this module outlives the call that started it, except that work on the
+//! blocking pool finishes when its caller goes away (dropping a future here is always safe).
+//!
+//! Where is the thing that…
+//! - understands `busybox:1.36`: [`reference`]; `sha256:…`: [`digest`]
+//! - lays out the directory, locks, commits records: [`store`]; collects garbage: `gc`
+//! - unpacks a layer: `layer`, over `tar_stream` (parsing) and `rooted` (paths beneath a root)
+//! - speaks to registries: `registry`
+//! - reads and writes OCI layouts and archives: `import`, `export`; makes images: `build`
+//! - looks up users in an image: [`user`]; the command line: [`cli`]
+
+pub mod auth;
+pub mod cli;
+pub mod digest;
+pub mod error;
+pub mod reference;
+pub mod store;
+pub mod types;
+pub mod user;
+
+pub use digest::Digest;
+pub use error::{ErrorKind, ImageError};
+pub use reference::{Reference, ReferenceError};
+pub use store::ImageStore;
+pub use types::{Auth, BuildOptions, FsInfo, Image, Progress, ProgressFn, Removed, RootfsSource};
