@@ -72,7 +72,11 @@ impl std::fmt::Display for Cidr {
 }
 
 fn low_bits(count: u8) -> u128 {
-    if count >= 128 { u128::MAX } else { (1 << count) - 1 }
+    if count >= 128 {
+        u128::MAX
+    } else {
+        (1 << count) - 1
+    }
 }
 
 impl Cidr {
@@ -89,15 +93,26 @@ impl Cidr {
     /// True if the two ranges share an address.
     pub(crate) fn overlaps(self, other: Self) -> bool {
         let host_bits = self.width() - self.prefix.min(other.prefix);
-        self.v6 == other.v6 && self.network | low_bits(host_bits) == other.network | low_bits(host_bits)
+        self.v6 == other.v6
+            && self.network | low_bits(host_bits) == other.network | low_bits(host_bits)
     }
 
     /// The first subnet of `prefix` length that overlaps none of `taken`; `None` when full.
     pub(crate) fn first_free(self, prefix: u8, taken: &[Self]) -> Option<Self> {
-        let exact: HashSet<Self> = taken.iter().copied().filter(|c| c.prefix == prefix).collect();
-        let others: Vec<Self> = taken.iter().copied().filter(|c| c.prefix != prefix).collect();
+        let exact: HashSet<Self> = taken
+            .iter()
+            .copied()
+            .filter(|c| c.prefix == prefix)
+            .collect();
+        let others: Vec<Self> = taken
+            .iter()
+            .copied()
+            .filter(|c| c.prefix != prefix)
+            .collect();
         let count = 1_u128.checked_shl(u32::from(prefix.checked_sub(self.prefix)?))?;
-        let step = 1_u128.checked_shl(u32::from(self.width() - prefix)).unwrap_or(0);
+        let step = 1_u128
+            .checked_shl(u32::from(self.width() - prefix))
+            .unwrap_or(0);
         (0..count)
             .map(|index| Self {
                 network: self.network + index * step,
@@ -124,7 +139,10 @@ mod tests {
             cluster.first_free(24, &taken).map(|c| c.to_string())
         };
         assert_eq!(free(&[]).as_deref(), Some("10.42.0.0/24"));
-        assert_eq!(free(&["10.42.0.0/24", "10.42.2.0/24"]).as_deref(), Some("10.42.1.0/24"));
+        assert_eq!(
+            free(&["10.42.0.0/24", "10.42.2.0/24"]).as_deref(),
+            Some("10.42.1.0/24")
+        );
         assert_eq!(free(&["10.42.0.0/23"]).as_deref(), Some("10.42.2.0/24"));
     }
 
@@ -137,7 +155,10 @@ mod tests {
     #[test]
     fn ipv6_ranges_work_alike() {
         let free = cidr("fd00::/48").first_free(64, &[cidr("fd00::/64")]);
-        assert_eq!(free.map(|c| c.to_string()).as_deref(), Some("fd00:0:0:1::/64"));
+        assert_eq!(
+            free.map(|c| c.to_string()).as_deref(),
+            Some("fd00:0:0:1::/64")
+        );
     }
 
     #[test]

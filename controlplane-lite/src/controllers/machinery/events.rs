@@ -130,7 +130,11 @@ async fn send(
         let count = earlier.count.saturating_add(1);
         let patch = serde_json::json!({"count": count, "lastTimestamp": Time(occurrence.at)});
         let result = api
-            .patch(&earlier.name, &PatchParams::default(), &Patch::Merge(&patch))
+            .patch(
+                &earlier.name,
+                &PatchParams::default(),
+                &Patch::Merge(&patch),
+            )
             .await;
         match result {
             Ok(_) => {

@@ -11,8 +11,8 @@ use std::fmt::Debug;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures::{Stream, StreamExt};
-use kube::runtime::watcher::{self, Event};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -95,7 +95,13 @@ impl<K> Informer<K> {
 
     /// All objects, in no particular order.
     pub(crate) fn all(&self) -> Vec<Arc<K>> {
-        self.read(|objects| objects.values().flat_map(HashMap::values).cloned().collect())
+        self.read(|objects| {
+            objects
+                .values()
+                .flat_map(HashMap::values)
+                .cloned()
+                .collect()
+        })
     }
 
     fn read<T>(&self, look: impl FnOnce(&Objects<K>) -> T) -> T {
@@ -119,7 +125,12 @@ impl<K> Informer<K> {
             return;
         }
         let change = Change { old, new };
-        for hook in self.hooks.read().unwrap_or_else(PoisonError::into_inner).iter() {
+        for hook in self
+            .hooks
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             hook(&change);
         }
     }
@@ -181,7 +192,9 @@ impl<K: Resource> Informer<K> {
             };
             match event {
                 Some(Ok(event)) => self.apply(event, &mut listed),
-                Some(Err(error)) => tracing::debug!(kind, %error, "watch broke and will be resumed"),
+                Some(Err(error)) => {
+                    tracing::debug!(kind, %error, "watch broke and will be resumed")
+                }
                 None => return,
             }
         }

@@ -72,7 +72,10 @@ mod tests {
     fn availability_waits_for_min_ready_seconds() {
         let ready = pod("a", "Running", Some(10));
         assert_eq!(available_in(&ready, 0, at(10)), Some(Duration::ZERO));
-        assert_eq!(available_in(&ready, 5, at(12)), Some(Duration::from_secs(3)));
+        assert_eq!(
+            available_in(&ready, 5, at(12)),
+            Some(Duration::from_secs(3))
+        );
         assert_eq!(available_in(&ready, 5, at(15)), Some(Duration::ZERO));
         assert_eq!(available_in(&pod("a", "Running", None), 0, at(15)), None);
     }

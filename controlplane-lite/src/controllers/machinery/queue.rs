@@ -114,7 +114,13 @@ impl<K: Clone + Eq + Hash> State<K> {
     }
 
     /// Counts a failure and schedules the key again.
-    pub(crate) fn retry(&mut self, key: K, now: Instant, backoff: Backoff, jitter: f64) -> Duration {
+    pub(crate) fn retry(
+        &mut self,
+        key: K,
+        now: Instant,
+        backoff: Backoff,
+        jitter: f64,
+    ) -> Duration {
         let failures = self.failures.entry(key.clone()).or_default();
         *failures = failures.saturating_add(1);
         let delay = backoff.delay(*failures, jitter);

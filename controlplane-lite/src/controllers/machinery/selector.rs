@@ -22,7 +22,9 @@ pub(crate) struct Selector {
 
 /// The selector has an operator that does not exist.
 #[derive(Debug, thiserror::Error)]
-#[error("selector operator {operator:?} of key {key:?} is not one of In, NotIn, Exists, DoesNotExist")]
+#[error(
+    "selector operator {operator:?} of key {key:?} is not one of In, NotIn, Exists, DoesNotExist"
+)]
 pub(crate) struct SelectorError {
     key: String,
     operator: String,

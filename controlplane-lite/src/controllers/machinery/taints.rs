@@ -25,7 +25,12 @@ pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 }
 
 fn compare(actual: &str, wanted: &str) -> Option<std::cmp::Ordering> {
-    Some(actual.parse::<i64>().ok()?.cmp(&wanted.parse::<i64>().ok()?))
+    Some(
+        actual
+            .parse::<i64>()
+            .ok()?
+            .cmp(&wanted.parse::<i64>().ok()?),
+    )
 }
 
 /// The first taint with one of these effects that no toleration matches.

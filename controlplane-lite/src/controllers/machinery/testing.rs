@@ -35,7 +35,12 @@ pub(crate) fn meta(namespace: &str, name: &str) -> ObjectMeta {
 pub(crate) fn pod(name: &str, phase: &str, ready_since: Option<i64>) -> Pod {
     let ready = PodCondition {
         type_: "Ready".into(),
-        status: if ready_since.is_some() { "True" } else { "False" }.into(),
+        status: if ready_since.is_some() {
+            "True"
+        } else {
+            "False"
+        }
+        .into(),
         last_transition_time: ready_since.map(|s| Time(at(s))),
         ..PodCondition::default()
     };
