@@ -5,8 +5,9 @@
 //! only) and CRI v1 to a unix socket. It never links the runtime, the store or the API server, and
 //! nothing in `pod/` or in the state machine of `probe/` reads a clock, a file or a socket.
 //!
-//! Tasks: one source per origin (`adapters::apiserver`, `adapters::manifests`) feeds the manager; the manager owns one actor per pod (`pod::actor`); an actor owns its pod's
-//! state and its probe workers; `adapters::relist` turns runtime events into "look again" messages;
+//! Tasks: one source per origin (`adapters::apiserver`, `adapters::manifests`) feeds the manager;
+//! the manager owns one actor per pod (`pod::actor`); an actor owns its pod's state and its probe
+//! workers; `adapters::relist` turns runtime events into "look again" messages;
 //! the status writer and the event recorder talk to the API; [`node`] registers the node and
 //! [`server`] serves the node API.
 
@@ -17,16 +18,11 @@ pub mod node;
 pub mod pod;
 pub mod ports;
 pub mod probe;
+pub mod quantity;
 pub mod server;
 pub mod volumes;
 
 pub use config::Config;
-
-pub mod env;
-pub mod node;
-pub mod quantity;
-pub mod server;
-pub mod volumes;
 
 /// The CRI wire contract, generated from `cri/proto/api.proto`.
 pub mod cri_v1 {
