@@ -14,6 +14,10 @@ mod purge;
 pub use config::Config;
 pub use purge::{Report, purge};
 
+pub mod cgroup;
+pub mod oci;
+pub mod shim_client;
+
 /// The wire contract, generated from `proto/api.proto`.
 pub mod v1 {
     #![allow(unreachable_pub, missing_docs, clippy::all)]

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The launch plan: everything that is needed to start one container or one process in it.
+//!
+//! A plan is plain data. It holds no decisions: whoever makes one (`cri::oci::compile`) has already
+//! parsed, checked and resolved. It travels to the shim as postcard bytes, so the order of fields
+//! and variants is the wire format between a daemon and a shim of the same build.
+
+use serde::{Deserialize, Serialize};
+
+/// A container to start: its namespaces, root filesystem, mounts and first process.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchPlan {
+    /// Which namespaces are new, joined or the host's. The mount namespace is always new.
+    pub namespaces: Namespaces,
+    /// The cgroups that the process is in before it does anything else.
+    pub cgroup: CgroupJoin,
+    /// Where the root filesystem comes from.
+    pub rootfs: RootFs,
+    /// Makes the root read-only once all mount points exist.
+    pub rootfs_readonly: bool,
+    /// Propagation of the container's root mount; private when none is given.
+    pub rootfs_propagation: Option<Propagation>,
+    /// Mounts in the order in which they are made.
+    pub mounts: Vec<Mount>,
+    /// Device nodes to make, by path in the container.
+    pub devices: Vec<Device>,
+    /// Symbolic links to make: (path in the container, target).
+    pub symlinks: Vec<(String, String)>,
+    /// Paths hidden from the container: files by /dev/null, directories by an empty tmpfs.
+    pub masked_paths: Vec<String>,
+    /// Paths made read-only.
+    pub readonly_paths: Vec<String>,
+    /// Host name to set; needs a new UTS namespace.
+    pub hostname: Option<String>,
+    /// NIS domain name to set; needs a new UTS namespace.
+    pub domainname: Option<String>,
+    /// Kernel parameters: (path below /proc/sys, value).
+    pub sysctls: Vec<(String, String)>,
+    /// The first process.
+    pub process: ProcessPlan,
+}
+
+/// The namespaces of a container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespaces {
+    pub pid: Namespace,
+    pub net: Namespace,
+    pub ipc: Namespace,
+    pub uts: Namespace,
+    pub cgroup: Namespace,
+}
+
+/// Where one namespace comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Namespace {
+    /// The one that the shim runs in.
+    #[default]
+    Host,
+    /// A new one.
+    New,
+    /// The one behind this file, for example `/proc/<pid>/ns/ipc` or a bound netns file.
+    Join(String),
+}
+
+/// The cgroup directories to join. Made by `cri::cgroup`, which also knows the limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupJoin {
+    /// Absolute directory in the cgroup v2 tree (also used in hybrid mode), joined by clone3.
+    pub unified: Option<String>,
+    /// Absolute directories in cgroup v1 trees, joined by writing `cgroup.procs`.
+    pub v1: Vec<String>,
+    /// The file that counts OOM kills in a line `oom_kill N`: memory.events or memory.oom_control.
+    pub oom_file: Option<String>,
+}
+
+/// Where the root filesystem comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootFs {
+    /// An empty read-only tmpfs: what a pause process needs.
+    #[default]
+    Empty,
+    /// A directory, bound recursively.
+    Dir(String),
+    /// An overlay, mounted in the container's mount namespace only. `lower` is topmost first.
+    Overlay {
+        lower: Vec<String>,
+        upper: String,
+        work: String,
+    },
+}
+
+/// One mount of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path in the container; resolved beneath its root, made when missing.
+    pub destination: String,
+    pub kind: MountKind,
+    pub attrs: MountAttrs,
+    /// Propagation of the new mount; private when none is given.
+    pub propagation: Option<Propagation>,
+}
+
+/// What is mounted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A file or directory of the host.
+    Bind { source: String, recursive: bool },
+    /// A directory in the mount namespace of the pod's sandbox process, for example `/dev/shm`.
+    SandboxBind { source: String },
+    /// A new filesystem: proc, sysfs, tmpfs, devpts, mqueue, cgroup2 and so on.
+    Filesystem {
+        fstype: String,
+        source: String,
+        /// Filesystem options: `key=value`, or a key alone for a flag.
+        options: Vec<String>,
+    },
+}
+
+/// Attributes of one mount (mount_setattr(2)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountAttrs {
+    pub readonly: bool,
+    pub nosuid: bool,
+    pub nodev: bool,
+    pub noexec: bool,
+    pub nosymfollow: bool,
+    pub noatime: bool,
+    pub strictatime: bool,
+    pub nodiratime: bool,
+    /// Applies `readonly` to the whole tree below as well (rro, recursive read-only).
+    pub recursive_readonly: bool,
+}
+
+/// Mount propagation (mount_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    Private,
+    Slave,
+    Shared,
+    Unbindable,
+}
+
+/// A device node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    pub path: String,
+    pub kind: DeviceKind,
+    pub major: u32,
+    pub minor: u32,
+    /// Permission bits only.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    Char,
+    Block,
+    Fifo,
+}
+
+/// One process: the first of a container, or one that is executed in it later.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessPlan {
+    pub executable: Executable,
+    pub args: Vec<String>,
+    /// `KEY=value`. HOME is added from the container's /etc/passwd when it is missing.
+    pub env: Vec<String>,
+    /// Absolute path in the container; made when missing (for a first process only).
+    pub cwd: String,
+    pub user: User,
+    pub capabilities: Capabilities,
+    pub rlimits: Vec<Rlimit>,
+    pub no_new_privileges: bool,
+    /// A compiled BPF program: an array of `struct sock_filter` in host byte order.
+    pub seccomp: Option<Vec<u8>>,
+    pub oom_score_adj: Option<i32>,
+    /// Gives the process a pseudo terminal as controlling terminal and stdio.
+    pub terminal: bool,
+    /// Initial (columns, rows).
+    pub console_size: Option<(u16, u16)>,
+}
+
+/// Which file is executed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Executable {
+    /// `args[0]`, looked up in the PATH of `env` inside the container.
+    #[default]
+    Args,
+    /// A file of the host, opened by the shim through a read-only mount, so that no process that
+    /// finds it under /proc/<pid>/exe can write to it.
+    HostFile(String),
+}
+
+/// Who the process is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    pub additional_gids: Vec<u32>,
+    /// 0022 when none is given.
+    pub umask: Option<u32>,
+}
+
+/// The five capability sets, one bit per capability number (capabilities(7)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    pub bounding: u64,
+    pub effective: u64,
+    pub permitted: u64,
+    pub inheritable: u64,
+    pub ambient: u64,
+}
+
+/// One resource limit; `resource` is the RLIMIT_ number of getrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rlimit {
+    pub resource: u32,
+    pub soft: u64,
+    pub hard: u64,
+}
