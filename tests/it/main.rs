@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The whole node, from outside: the real executable in test hosts on this kernel.
+
+mod bad_input;
+mod command_line;
+mod crash;
+mod deployment;
+mod harness;
+mod pods;
+mod run;
+mod static_pods;
+mod tidy;

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Hardware acceleration, believed only after a guest has booted with it.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crate::guest::wait;
+use crate::{Error, Kernel, initramfs};
+
+/// How the guest's processor is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// By the hardware.
+    Kvm,
+    /// By QEMU's translator.
+    Tcg,
+}
+
+/// A guest that works reaches its first process well within this; one that hangs burns a processor.
+const PROBE: Duration = Duration::from_secs(5);
+
+impl Accel {
+    /// KVM if a guest boots with it within a few seconds, TCG otherwise. Probed once per process.
+    pub fn probe(kernel: &Kernel) -> Result<Self, Error> {
+        static PROBED: OnceLock<Accel> = OnceLock::new();
+        if let Some(accel) = PROBED.get() {
+            return Ok(*accel);
+        }
+        let works = Path::new("/dev/kvm").exists() && boots_with_kvm(kernel)?;
+        Ok(*PROBED.get_or_init(|| if works { Self::Kvm } else { Self::Tcg }))
+    }
+
+    pub(crate) fn arguments(self, command: &mut Command) {
+        match self {
+            Self::Kvm => command.args(["-accel", "kvm", "-cpu", "host"]),
+            Self::Tcg => command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
+        };
+    }
+}
+
+/// Without a disk the initramfs powers off by itself, which is all the proof that is needed.
+fn boots_with_kvm(kernel: &Kernel) -> Result<bool, Error> {
+    let dir = tempfile::tempdir().map_err(Error::io("creating", std::env::temp_dir()))?;
+    let initrd = dir.path().join("initrd");
+    std::fs::write(&initrd, initramfs::build(kernel)?).map_err(Error::io("writing", &initrd))?;
+    let console = dir.path().join("console");
+    let mut command = Command::new("qemu-system-x86_64");
+    Accel::Kvm.arguments(&mut command);
+    command
+        .args(["-nodefaults", "-no-reboot", "-display", "none", "-m", "256"])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(&initrd)
+        .args(["-append", "console=ttyS0 panic=-1"])
+        .arg("-serial")
+        .arg(format!("file:{}", console.display()));
+    wait(&mut command, PROBE)?;
+    let said = std::fs::read_to_string(&console).unwrap_or_default();
+    Ok(said.contains("Run /init"))
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The guest's disk: an ext4 file system filled from a folder, without mounting anything here.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, host_program};
+
+/// What the guest does on its disk: everything a Linux machine has before a node starts, then the
+/// scenario, whose output and exit code go to ports of their own.
+const INIT: &str = "#!/bin/sh
+export PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
+mount --make-rshared /
+hostname guest
+ip link set lo up
+ip link add uplink0 type dummy
+ip addr add 192.0.2.10/24 dev uplink0
+ip link set uplink0 up
+ip route add default via 192.0.2.1
+cd /root
+output=$(ls /dev/vport*p1) exit=$(ls /dev/vport*p2)
+sh /scenario.sh >$output 2>&1 </dev/null
+echo $? >$exit
+sync
+poweroff -f
+";
+
+const DIRECTORIES: &[&str] = &[
+    "bin",
+    "dev",
+    "etc",
+    "proc",
+    "root",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "usr/sbin",
+    "usr/local/bin",
+    "var/lib",
+    "var/log",
+];
+
+/// Makes the disk image at `image` with `files` (host path, guest path) and the scenario.
+pub(crate) fn build(
+    image: &Path,
+    size_mib: u32,
+    files: &[(PathBuf, String)],
+    script: &str,
+) -> Result<(), Error> {
+    let staging = tempfile::Builder::new()
+        .prefix("podwright-disk-")
+        .tempdir()
+        .map_err(Error::io("creating a temporary folder for", image))?;
+    let root = staging.path();
+    for dir in DIRECTORIES {
+        let dir = root.join(dir);
+        fs::create_dir_all(&dir).map_err(Error::io("creating", dir))?;
+    }
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))
+        .map_err(Error::io("opening to all", root.join("tmp")))?;
+    busybox(root)?;
+    write(&root.join("init"), INIT, 0o755)?;
+    write(&root.join("scenario.sh"), script, 0o755)?;
+    write(
+        &root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\n",
+        0o644,
+    )?;
+    write(&root.join("etc/group"), "root:x:0:\n", 0o644)?;
+    write(
+        &root.join("etc/resolv.conf"),
+        "nameserver 192.0.2.1\n",
+        0o644,
+    )?;
+    for (from, to) in files {
+        let to = root.join(to.trim_start_matches('/'));
+        if let Some(dir) = to.parent() {
+            fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
+        }
+        fs::copy(from, &to).map_err(Error::io("copying", from))?;
+    }
+    host_program("mkfs.ext4", "e2fsprogs", |c| {
+        c.args(["-q", "-F", "-O", "^has_journal", "-d"])
+            .arg(root)
+            .arg(image)
+            .arg(format!("{size_mib}M"))
+    })?;
+    Ok(())
+}
+
+fn busybox(root: &Path) -> Result<(), Error> {
+    fs::copy("/bin/busybox", root.join("bin/busybox")).map_err(|_| Error::Missing {
+        program: "busybox",
+        package: "busybox-static",
+    })?;
+    let applets = host_program("busybox", "busybox-static", |c| c.arg("--list"))?;
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+        let link = root.join("bin").join(applet);
+        symlink("busybox", &link).map_err(Error::io("linking", link))?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
+    fs::write(path, text).map_err(Error::io("writing", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(Error::io("setting the mode of", path))
+}

@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One guest, from boot to power-off.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::{Accel, Error, Kernel, disk, initramfs};
+
+/// What a guest is made of.
+#[derive(Debug, Clone)]
+pub struct GuestConfig {
+    /// Where the kernel is kept between runs.
+    pub cache: PathBuf,
+    /// Files on the guest's disk: path here, path there. Modes are kept.
+    pub files: Vec<(PathBuf, String)>,
+    pub memory_mib: u32,
+    pub cpus: u32,
+    pub disk_mib: u32,
+}
+
+impl GuestConfig {
+    /// Two processors, 2 GiB of memory, and a sparse disk of 4 GiB.
+    pub fn new(cache: impl Into<PathBuf>) -> Self {
+        Self {
+            cache: cache.into(),
+            files: Vec::new(),
+            memory_mib: 2048,
+            cpus: 2,
+            disk_mib: 4096,
+        }
+    }
+
+    /// Adds a file to the guest's disk.
+    #[must_use]
+    pub fn file(mut self, here: impl Into<PathBuf>, there: impl Into<String>) -> Self {
+        self.files.push((here.into(), there.into()));
+        self
+    }
+}
+
+/// How a scenario ended.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The script's exit code; none if the guest ended before the script did.
+    pub exit_code: Option<i32>,
+    /// What the script printed on standard output and standard error.
+    pub output: String,
+    /// Kernel messages.
+    pub console: String,
+    /// How the guest's processor was made.
+    pub accel: Accel,
+}
+
+/// Boots a guest, runs `script` in it with busybox's shell, and returns when it has powered off.
+///
+/// # Errors
+/// Missing programs, a kernel package that cannot be had, or a guest that is not done by `deadline`.
+pub fn run(config: &GuestConfig, script: &str, deadline: Duration) -> Result<Outcome, Error> {
+    let kernel = Kernel::fetch(&config.cache)?;
+    let accel = Accel::probe(&kernel)?;
+    let dir = tempfile::Builder::new()
+        .prefix("podwright-vm-")
+        .tempdir()
+        .map_err(Error::io("creating", std::env::temp_dir()))?;
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("initrd"), initramfs::build(&kernel)?)
+        .map_err(Error::io("writing", at("initrd")))?;
+    disk::build(&at("disk"), config.disk_mib, &config.files, script)?;
+    let mut command = Command::new("qemu-system-x86_64");
+    accel.arguments(&mut command);
+    machine(&mut command, config, &kernel, dir.path());
+    let ended = wait(&mut command, deadline)?;
+    let read = |name: &str| {
+        let bytes = std::fs::read(at(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let (console, output) = (read("console"), read("output"));
+    if !ended {
+        let said = format!("{}\noutput so far:\n{output}", tail(&console));
+        return Err(Error::Deadline(deadline, said));
+    }
+    Ok(Outcome {
+        exit_code: read("exit").trim().parse().ok(),
+        output,
+        console,
+        accel,
+    })
+}
+
+fn machine(command: &mut Command, config: &GuestConfig, kernel: &Kernel, dir: &Path) {
+    let chardev = |id: &str| format!("file,id={id},path={}", dir.join(id).display());
+    command
+        .args(["-nodefaults", "-no-reboot", "-display", "none"])
+        .args([
+            "-m",
+            &config.memory_mib.to_string(),
+            "-smp",
+            &config.cpus.to_string(),
+        ])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(dir.join("initrd"))
+        .args([
+            "-append",
+            "console=ttyS0 panic=-1 systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all",
+        ])
+        .arg("-drive")
+        .arg(format!(
+            "file={},if=virtio,format=raw,cache=unsafe",
+            dir.join("disk").display()
+        ))
+        .args(["-device", "virtio-rng-pci"])
+        .args([
+            "-chardev",
+            &chardev("console"),
+            "-serial",
+            "chardev:console",
+        ])
+        .args(["-device", "virtio-serial-pci"])
+        .args([
+            "-chardev",
+            &chardev("output"),
+            "-device",
+            "virtserialport,chardev=output,nr=1",
+        ])
+        .args([
+            "-chardev",
+            &chardev("exit"),
+            "-device",
+            "virtserialport,chardev=exit,nr=2",
+        ]);
+}
+
+/// Ends its process when dropped, whatever happened in between.
+struct Qemu(Child);
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // A process that has ended already needs nothing.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs QEMU until it ends (true) or the deadline passes (false; it is killed then).
+pub(crate) fn wait(command: &mut Command, deadline: Duration) -> Result<bool, Error> {
+    let program = "qemu-system-x86_64";
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::Missing {
+                program,
+                package: "qemu-system-x86",
+            },
+            _ => Error::io("starting", program)(error),
+        })?;
+    let mut qemu = Qemu(child);
+    let start = Instant::now();
+    loop {
+        if let Some(_status) = qemu
+            .0
+            .try_wait()
+            .map_err(Error::io("waiting for", program))?
+        {
+            return Ok(true);
+        }
+        if start.elapsed() > deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The last lines of a console.
+fn tail(console: &str) -> String {
+    let lines: Vec<_> = console.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
+}
