@@ -33,7 +33,7 @@ impl Digest {
         Digest::from_hash(&Sha256::digest(bytes))
     }
 
-    fn from_hash(hash: &[u8]) -> Digest {
+    pub(crate) fn from_hash(hash: &[u8]) -> Digest {
         use fmt::Write as _;
         let mut hex = String::with_capacity(64);
         for byte in hash {

@@ -9,18 +9,33 @@
 //!
 //! Where is the thing that…
 //! - understands `busybox:1.36`: [`reference`]; `sha256:…`: [`digest`]
-//! - lays out the directory, locks, commits records: [`store`]; collects garbage: `gc`
+//! - lays out the directory, locks, commits records: `disk`; removes unused content: `gc`
+//! - is called from outside: [`store`]
 //! - unpacks a layer: `layer`, over `tar_stream` (parsing) and `rooted` (paths beneath a root)
-//! - speaks to registries: `registry`
+//! - takes content in, whatever it comes from, and makes it visible: `content`, `records`
+//! - pulls: `pull`, over `registry` (one endpoint of the distribution protocol) and `manifest`
 //! - reads and writes OCI layouts and archives: `import`, `export`; makes images: `build`
 //! - looks up users in an image: [`user`]; the command line: [`cli`]
 
 pub mod auth;
+mod build;
 pub mod cli;
+mod content;
 pub mod digest;
+mod disk;
 pub mod error;
+mod export;
+mod gc;
+mod import;
+mod layer;
+mod manifest;
+mod pull;
+mod records;
 pub mod reference;
+mod registry;
+mod rooted;
 pub mod store;
+mod tar_stream;
 pub mod types;
 pub mod user;
 
@@ -28,4 +43,6 @@ pub use digest::Digest;
 pub use error::{ErrorKind, ImageError};
 pub use reference::{Reference, ReferenceError};
 pub use store::ImageStore;
-pub use types::{Auth, BuildOptions, FsInfo, Image, Progress, ProgressFn, Removed, RootfsSource};
+pub use types::{
+    Auth, BuildOptions, FsInfo, Image, Progress, ProgressFn, Removed, RootfsSource, no_progress,
+};

@@ -4,13 +4,26 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::build;
+use super::content::{self, RECORDS_WAIT};
+use super::digest::{Digest, is_sha256_hex};
+use super::disk::{self, Disk, Mode, Session, blocking};
 use super::error::ImageError;
+use super::export;
+use super::gc;
+use super::import;
+use super::pull::{self, SESSION_WAIT};
+use super::records::{self, ImageRecord, LayerRecord, LeaseRecord, RefRecord};
+use super::reference::Reference;
 use super::types::{Auth, BuildOptions, FsInfo, Image, ProgressFn, Removed};
+
+/// Shorter prefixes of an id are not looked up: they are too likely to be a typing error.
+const MIN_ID_PREFIX: usize = 4;
 
 /// A directory of images. Cheap to clone.
 ///
 /// Safe for several processes at a time. All methods may be dropped at any point: what was begun
-/// either completes or leaves a temporary file that the next opener removes.
+/// either completes or leaves a temporary file that the next collection of garbage removes.
 #[derive(Debug, Clone)]
 pub struct ImageStore {
     inner: Arc<Inner>,
@@ -18,15 +31,8 @@ pub struct ImageStore {
 
 #[derive(Debug)]
 struct Inner {
-    dir: PathBuf,
-    #[expect(dead_code, reason = "read by pull, which lands next")]
+    disk: Disk,
     registries_dir: PathBuf,
-}
-
-fn not_yet<T>(what: &str) -> Result<T, ImageError> {
-    Err(ImageError::Unsupported(format!(
-        "image {what} is not implemented yet"
-    )))
 }
 
 impl ImageStore {
@@ -35,100 +41,409 @@ impl ImageStore {
         data_dir.join("cri").join("images")
     }
 
-    /// Opens the store at `dir`, made if missing, and removes what a crash left behind.
+    /// Opens the store at `dir`, made if missing, and removes what a crash left behind, unless
+    /// another process is using the store. Blocks, for as long as that removal takes.
     /// `registries_dir` holds `<host>/hosts.toml` files as containerd reads them; it need not exist.
     pub fn open(
         dir: impl Into<PathBuf>,
         registries_dir: impl Into<PathBuf>,
     ) -> Result<ImageStore, ImageError> {
-        let dir = dir.into();
-        std::fs::create_dir_all(&dir)
-            .map_err(|source| ImageError::storage("creating", &dir, source))?;
+        let disk = Disk::create(dir.into())?;
+        gc::collect(&disk)?;
         Ok(ImageStore {
             inner: Arc::new(Inner {
-                dir,
+                disk,
                 registries_dir: registries_dir.into(),
             }),
         })
+    }
+
+    /// The store's directory.
+    pub fn dir(&self) -> &Path {
+        self.disk().dir()
+    }
+
+    fn disk(&self) -> &Disk {
+        &self.inner.disk
     }
 
     /// Pulls an image, or finds that all of it is here already. Names it by tag (when the reference
     /// has one) and by digest. Two pulls of the same content share its download and unpacking.
     pub async fn pull(
         &self,
-        _reference: &str,
-        _auth: Auth,
-        _progress: ProgressFn,
+        reference: &str,
+        auth: Auth,
+        progress: ProgressFn,
     ) -> Result<Image, ImageError> {
-        not_yet("pull")
+        let parsed: Reference = reference.parse()?;
+        let dir = &self.inner.registries_dir;
+        let result = pull::pull(self.disk(), dir, &parsed, auth, progress).await;
+        self.tidy_up().await;
+        result.map_err(|source| ImageError::Pull {
+            reference: parsed.to_string(),
+            source: Box::new(source),
+        })
     }
 
     /// The image of this reference, id (`sha256:…` or its hex part) or unambiguous id prefix.
-    pub async fn get(&self, _ref_or_id: &str) -> Result<Option<Image>, ImageError> {
-        not_yet("lookup")
+    /// What is not a valid name is not found.
+    pub async fn get(&self, ref_or_id: &str) -> Result<Option<Image>, ImageError> {
+        let (disk, wanted) = (self.disk().clone(), ref_or_id.to_owned());
+        blocking(move || {
+            let refs = records::read_all(&disk.sub("refs"))?;
+            match find(&disk, &refs, &wanted)? {
+                Some(record) => view(&disk, &record, &refs),
+                None => Ok(None),
+            }
+        })
+        .await
     }
 
     /// All images, sorted by id.
     pub async fn list(&self) -> Result<Vec<Image>, ImageError> {
-        not_yet("list")
+        let disk = self.disk().clone();
+        blocking(move || {
+            let refs = records::read_all(&disk.sub("refs"))?;
+            let mut images = Vec::new();
+            for record in records::read_all::<ImageRecord>(&disk.sub("images"))? {
+                images.extend(view(&disk, &record, &refs)?);
+            }
+            images.sort_by(|a, b| a.id.cmp(&b.id));
+            Ok(images)
+        })
+        .await
     }
 
     /// Removes a name, and with its last name the image; or, given an id, the image and all of
     /// its names. Removing what is not there succeeds. Content goes when nothing refers to it:
     /// no image and no [lease](Self::lease).
-    pub async fn remove(&self, _ref_or_id: &str) -> Result<Removed, ImageError> {
-        not_yet("removal")
+    pub async fn remove(&self, ref_or_id: &str) -> Result<Removed, ImageError> {
+        let lock = self.lock_records().await?;
+        let (disk, wanted) = (self.disk().clone(), ref_or_id.to_owned());
+        let removed = blocking(move || {
+            let refs: Vec<RefRecord> = records::read_all(&disk.sub("refs"))?;
+            let Some(record) = find(&disk, &refs, &wanted)? else {
+                return Ok(Removed::default());
+            };
+            let (names, whole) = to_remove(&record.id, &refs, &wanted);
+            // The names first: a crash in between leaves an image without names, not a dead name.
+            for name in &names {
+                disk::remove_file(&disk.reference(name))?;
+            }
+            if whole {
+                disk::remove_file(&disk.image(&record.id))?;
+            }
+            drop(lock);
+            Ok(Removed {
+                untagged: names,
+                deleted: whole.then_some(record.id),
+            })
+        })
+        .await?;
+        self.collect_garbage().await?;
+        Ok(removed)
+    }
+
+    /// Gives an image one more name.
+    pub async fn tag(&self, ref_or_id: &str, name: &str) -> Result<Image, ImageError> {
+        let name: Reference = name.parse()?;
+        if name.digest().is_some() {
+            return Err(ImageError::malformed(format!(
+                "{name} is a digest, not a tag to give"
+            )));
+        }
+        let lock = self.lock_records().await?;
+        let (disk, wanted) = (self.disk().clone(), ref_or_id.to_owned());
+        blocking(move || {
+            let record = find_existing(&disk, &wanted)?;
+            for name in [
+                name.to_string(),
+                name.with_digest(record.manifest.clone()).to_string(),
+            ] {
+                let path = disk.reference(&name);
+                records::write(&path, &RefRecord::new(name, record.id.clone()))?;
+            }
+            let refs = records::read_all(&disk.sub("refs"))?;
+            drop(lock);
+            records::view(&disk, &record, &refs)
+        })
+        .await
     }
 
     /// Keeps the image's layers on disk for `owner` (a container id) until [`Self::release`], even
     /// when the image is removed meanwhile. Durable. Taking it again replaces it. Call this before
     /// mounting the layers.
-    pub async fn lease(&self, _owner: &str, _ref_or_id: &str) -> Result<Image, ImageError> {
-        not_yet("lease")
+    pub async fn lease(&self, owner: &str, ref_or_id: &str) -> Result<Image, ImageError> {
+        // While this is held no layer goes away, so those that are here now are still here when
+        // the lease is on disk.
+        let session = Session::begin(self.disk(), SESSION_WAIT).await?;
+        let (disk, owner) = (self.disk().clone(), owner.to_owned());
+        let wanted = ref_or_id.to_owned();
+        blocking(move || {
+            let record = find_existing(&disk, &wanted)?;
+            let layers: Vec<Digest> = record.layers.iter().map(|l| l.diff_id.clone()).collect();
+            for layer in &layers {
+                if !content::has_layer(&disk, layer)? {
+                    return Err(ImageError::NotFound(wanted));
+                }
+            }
+            let path = disk.lease(&owner);
+            records::write(&path, &LeaseRecord::new(owner, layers))?;
+            drop(session);
+            let refs = records::read_all(&disk.sub("refs"))?;
+            records::view(&disk, &record, &refs)
+        })
+        .await
     }
 
     /// Ends a lease. Succeeds when there is none.
-    pub async fn release(&self, _owner: &str) -> Result<(), ImageError> {
-        not_yet("release")
+    pub async fn release(&self, owner: &str) -> Result<(), ImageError> {
+        let path = self.disk().lease(owner);
+        let disk = self.disk().clone();
+        blocking(move || {
+            // Most containers outlive no image, so collecting now would mostly find nothing.
+            // It is done when the lease was the last holder of something.
+            let Some(lease) = records::read::<LeaseRecord>(&path)? else {
+                return Ok(());
+            };
+            disk::remove_file(&path)?;
+            let images: Vec<ImageRecord> = records::read_all(&disk.sub("images"))?;
+            let used = |diff_id: &Digest| {
+                images
+                    .iter()
+                    .any(|image| image.layers.iter().any(|l| l.diff_id == *diff_id))
+            };
+            if !lease.layers.iter().all(used) {
+                gc::collect(&disk)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
-    /// Owners that hold a lease, for the repair of leaks at start.
+    /// Owners that hold a lease, sorted, for the repair of leaks at start.
     pub async fn leases(&self) -> Result<Vec<String>, ImageError> {
-        not_yet("lease list")
+        let disk = self.disk().clone();
+        blocking(move || {
+            let leases: Vec<LeaseRecord> = records::read_all(&disk.sub("leases"))?;
+            let mut owners: Vec<String> = leases.into_iter().map(|lease| lease.owner).collect();
+            owners.sort();
+            Ok(owners)
+        })
+        .await
     }
 
     /// Marks an image as pinned or not.
-    pub async fn pin(&self, _ref_or_id: &str, _pinned: bool) -> Result<(), ImageError> {
-        not_yet("pin")
+    pub async fn pin(&self, ref_or_id: &str, pinned: bool) -> Result<(), ImageError> {
+        let lock = self.lock_records().await?;
+        let (disk, wanted) = (self.disk().clone(), ref_or_id.to_owned());
+        blocking(move || {
+            let record = find_existing(&disk, &wanted)?;
+            if record.pinned != pinned {
+                let path = disk.image(&record.id);
+                records::write(&path, &ImageRecord { pinned, ..record })?;
+            }
+            drop(lock);
+            Ok(())
+        })
+        .await
     }
 
     /// Takes in an OCI image layout (directory or tar archive) or the output of `docker save`.
     /// Unnamed images of an archive are kept without a name.
     pub async fn import(
         &self,
-        _path: &Path,
-        _progress: ProgressFn,
+        path: &Path,
+        progress: ProgressFn,
     ) -> Result<Vec<Image>, ImageError> {
-        not_yet("import")
+        let result = import::import(self.disk(), path, progress).await;
+        self.tidy_up().await;
+        result
     }
 
     /// Writes an image as an OCI archive (tar), replacing the file atomically.
-    pub async fn export(&self, _ref_or_id: &str, _path: &Path) -> Result<(), ImageError> {
-        not_yet("export")
+    pub async fn export(&self, ref_or_id: &str, path: &Path) -> Result<(), ImageError> {
+        let session = Session::begin(self.disk(), SESSION_WAIT).await?;
+        let (disk, wanted) = (self.disk().clone(), ref_or_id.to_owned());
+        let path = path.to_owned();
+        blocking(move || {
+            let record = find_existing(&disk, &wanted)?;
+            let refs: Vec<RefRecord> = records::read_all(&disk.sub("refs"))?;
+            export::export(&disk, &record, &refs, &path)?;
+            drop(session);
+            Ok(())
+        })
+        .await
     }
 
     /// Makes an image out of a root filesystem. The same input gives the same digest.
-    pub async fn build(&self, _options: BuildOptions) -> Result<Image, ImageError> {
-        not_yet("build")
+    pub async fn build(&self, options: BuildOptions) -> Result<Image, ImageError> {
+        let result = build::build(self.disk(), options).await;
+        self.tidy_up().await;
+        result
     }
 
-    /// Bytes and inodes that the store occupies.
+    /// Bytes and inodes that the store occupies. Unpacked layers count as measured when they were
+    /// unpacked, so this reads no trees.
     pub async fn fs_info(&self) -> Result<FsInfo, ImageError> {
-        not_yet("file system information")
+        let disk = self.disk().clone();
+        blocking(move || fs_info(&disk)).await
     }
 
-    /// The store's directory.
-    pub fn dir(&self) -> &Path {
-        &self.inner.dir
+    /// Removes content that nothing refers to. Does nothing while another operation runs, which
+    /// will do it when it ends.
+    pub async fn collect_garbage(&self) -> Result<(), ImageError> {
+        let disk = self.disk().clone();
+        blocking(move || gc::collect(&disk).map(drop)).await
+    }
+
+    async fn lock_records(&self) -> Result<disk::Lock, ImageError> {
+        disk::lock(&self.disk().records_lock(), Mode::Exclusive, RECORDS_WAIT).await
+    }
+
+    /// After a failure there is content that nobody refers to; after a success there may be, when
+    /// a removal found the store in use, or a name moved. Failing to tidy up fails nobody.
+    async fn tidy_up(&self) {
+        if let Err(error) = self.collect_garbage().await {
+            tracing::warn!(error = %error.message(), "collecting unused image content");
+        }
+    }
+}
+
+/// A view of a record, or `None` if the image was removed since the record was read.
+fn view(
+    disk: &Disk,
+    record: &ImageRecord,
+    refs: &[RefRecord],
+) -> Result<Option<Image>, ImageError> {
+    match records::view(disk, record, refs) {
+        Ok(image) => Ok(Some(image)),
+        Err(_) if !disk.image(&record.id).exists() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn find_existing(disk: &Disk, wanted: &str) -> Result<ImageRecord, ImageError> {
+    let refs = records::read_all(&disk.sub("refs"))?;
+    find(disk, &refs, wanted)?.ok_or_else(|| ImageError::NotFound(wanted.to_owned()))
+}
+
+/// By id, then by name, then by a prefix of the id.
+fn find(disk: &Disk, refs: &[RefRecord], wanted: &str) -> Result<Option<ImageRecord>, ImageError> {
+    if let Some(id) = full_id(wanted) {
+        return records::read(&disk.image(&id));
+    }
+    let named = wanted.parse::<Reference>().ok().and_then(|reference| {
+        let name = reference.to_string();
+        refs.iter().find(|r| r.name == name)
+    });
+    if let Some(named) = named {
+        return records::read(&disk.image(&named.image));
+    }
+    let prefix = wanted.strip_prefix("sha256:").unwrap_or(wanted);
+    let is_hex = prefix
+        .bytes()
+        .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if prefix.len() < MIN_ID_PREFIX || !is_hex {
+        return Ok(None);
+    }
+    let mut matching = records::read_all::<ImageRecord>(&disk.sub("images"))?
+        .into_iter()
+        .filter(|image| image.id.hex().starts_with(prefix));
+    match (matching.next(), matching.next()) {
+        (Some(_), Some(_)) => Err(ImageError::Ambiguous(wanted.to_owned())),
+        (first, _) => Ok(first),
+    }
+}
+
+fn full_id(text: &str) -> Option<Digest> {
+    if is_sha256_hex(text) {
+        return format!("sha256:{text}").parse().ok();
+    }
+    text.parse().ok()
+}
+
+/// Which names go, and whether the image goes with them. A tag takes its repository's digest
+/// names along, unless another tag of the same repository still wants them (as docker does).
+fn to_remove(id: &Digest, refs: &[RefRecord], wanted: &str) -> (Vec<String>, bool) {
+    let mine: Vec<&RefRecord> = refs.iter().filter(|r| r.image == *id).collect();
+    let name = wanted.parse::<Reference>().map(|r| r.to_string()).ok();
+    let named = mine.iter().find(|r| Some(&r.name) == name.as_ref());
+    let mut names: Vec<String> = match named {
+        // Named by id.
+        None => mine.iter().map(|r| r.name.clone()).collect(),
+        Some(named) => {
+            let others = mine.iter().any(|r| {
+                r.name != named.name && !r.is_digest() && r.repository() == named.repository()
+            });
+            mine.iter()
+                .filter(|r| {
+                    let same = r.repository() == named.repository();
+                    r.name == named.name || (r.is_digest() && same && !others)
+                })
+                .map(|r| r.name.clone())
+                .collect()
+        }
+    };
+    names.sort();
+    let whole = names.len() == mine.len();
+    (names, whole)
+}
+
+fn fs_info(disk: &Disk) -> Result<FsInfo, ImageError> {
+    let blobs = disk.sub("blobs/sha256");
+    let fail = |source| ImageError::storage("listing", &blobs, source);
+    let (mut used_bytes, mut inodes_used) = (0, 0);
+    for entry in std::fs::read_dir(&blobs).map_err(fail)? {
+        // One that vanishes meanwhile occupies nothing.
+        if let Ok(metadata) = entry.map_err(fail)?.metadata() {
+            used_bytes += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
+            inodes_used += 1;
+        }
+    }
+    for layer in records::read_all::<LayerRecord>(&disk.sub("layers"))? {
+        used_bytes += layer.bytes;
+        inodes_used += layer.inodes;
+    }
+    Ok(FsInfo {
+        mountpoint: disk.dir().to_owned(),
+        used_bytes,
+        inodes_used,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refs(names: &[&str], id: &Digest) -> Vec<RefRecord> {
+        let record = |name: &&str| RefRecord::new((*name).to_owned(), id.clone());
+        names.iter().map(record).collect()
+    }
+
+    #[test]
+    fn the_last_tag_takes_the_digest_and_the_image_along() {
+        let id = Digest::of(b"image");
+        let digest = format!("docker.io/library/a@{id}");
+        let two = refs(
+            &["docker.io/library/a:1", "docker.io/library/a:2", &digest],
+            &id,
+        );
+        assert_eq!(
+            to_remove(&id, &two, "a:1"),
+            (vec!["docker.io/library/a:1".to_owned()], false)
+        );
+        let one = refs(&["docker.io/library/a:2", &digest], &id);
+        assert_eq!(
+            to_remove(&id, &one, "a:2"),
+            (
+                vec!["docker.io/library/a:2".to_owned(), digest.clone()],
+                true
+            )
+        );
+        assert_eq!(to_remove(&id, &two, &id.to_string()).0.len(), 3);
+        let elsewhere = refs(&["docker.io/library/a:2", &digest, "b.example/a:2"], &id);
+        let (names, whole) = to_remove(&id, &elsewhere, "a:2");
+        assert_eq!((names.len(), whole), (2, false));
     }
 }

@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Unpacks one layer into a directory of its own, in overlay's own form.
+//!
+//! OCI image specification, `layer.md`: `.wh.NAME` becomes a character device 0:0, and
+//! `.wh..wh..opq` the attribute `trusted.overlay.opaque=y` of its directory (kernel documentation,
+//! `filesystems/overlayfs`). So a layer is unpacked once, whatever lies below it. The price, as with
+//! Docker's overlay2 driver: a directory that the archive implies without listing it gets 0755 root.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{File, Permissions};
+use std::io::{self, BufReader, Read, Seek};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{
+    FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, makedev, mkdirat, mknodat, utimensat,
+};
+use nix::sys::time::TimeSpec;
+use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
+use xattr::FileExt;
+
+use super::digest::{Digest, Hashing};
+use super::error::ContentError;
+use super::rooted::{RelativePath, Root, is_directory, is_whiteout, look, remove_tree};
+use super::tar_stream::{Entry, Kind, Limits, TarStream, bad};
+
+const WHITEOUT: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+/// Other names of this form are aufs's own bookkeeping.
+const WHITEOUT_META: &[u8] = b".wh..wh.";
+/// Up to so many inodes are made durable one by one; above, one syncfs(2) is cheaper, though it
+/// also writes out what other programs have dirty.
+const SYNC_SINGLY: u64 = 64;
+/// Filesystem blocks are taken as 4 KiB when use is counted.
+const DISK_BLOCK: u64 = 4096;
+
+/// What unpacking found and made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unpacked {
+    /// Digest of the uncompressed stream.
+    pub(crate) diff_id: Digest,
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
+/// Uncompressed content of a blob, told by its first bytes as containerd does: media types lie.
+pub(crate) fn decompress(mut blob: File) -> io::Result<Box<dyn Read + Send>> {
+    let mut magic = [0; 4];
+    let mut filled = 0;
+    while filled < magic.len() {
+        match blob.read(&mut magic[filled..])? {
+            0 => break,
+            n => filled += n,
+        }
+    }
+    blob.rewind()?;
+    let reader = BufReader::with_capacity(1 << 17, blob);
+    Ok(match &magic[..filled] {
+        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
+        // A frame, or a skippable frame (RFC 8878).
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(reader)?)
+        }
+        _ => Box::new(reader),
+    })
+}
+
+/// Unpacks `blob` into the empty directory `dest`; if `durable`, all of it survives a power cut when
+/// this returns. The caller compares the digest, and removes `dest` on error.
+pub(crate) fn unpack(
+    blob: File,
+    dest: &Path,
+    limits: Limits,
+    durable: bool,
+) -> Result<Unpacked, ContentError> {
+    let content = decompress(blob).map_err(ContentError::Read)?;
+    let mut stream = TarStream::new(Hashing::new(content), limits);
+    let root = Root::open(dest).map_err(|source| write_error("/", source))?;
+    let mut writer = Writer {
+        root,
+        directories: HashMap::new(),
+        bytes: 0,
+        inodes: 1,
+        limits,
+        durable,
+    };
+    writer.root_defaults()?;
+    while let Some(entry) = stream.next()? {
+        writer.entry(&entry, &mut stream)?;
+    }
+    stream.drain()?;
+    writer.finish()?;
+    let (diff_id, _, _) = stream.into_inner().finish();
+    Ok(Unpacked {
+        diff_id,
+        bytes: writer.bytes,
+        inodes: writer.inodes,
+    })
+}
+
+struct Writer {
+    root: Root,
+    /// Times of directories are set last, because filling a directory changes them.
+    directories: HashMap<PathBuf, Option<(i64, i64)>>,
+    bytes: u64,
+    inodes: u64,
+    limits: Limits,
+    durable: bool,
+}
+
+impl Writer {
+    fn sync_singly(&self) -> bool {
+        self.durable && self.inodes <= SYNC_SINGLY
+    }
+
+    fn root_defaults(&mut self) -> Result<(), ContentError> {
+        self.directories.insert(PathBuf::new(), None);
+        self.root
+            .directory_file(Path::new(""))
+            .and_then(|dir| dir.set_permissions(Permissions::from_mode(0o755)))
+            .map_err(|source| write_error("/", source))
+    }
+
+    fn entry(
+        &mut self,
+        entry: &Entry,
+        body: &mut TarStream<impl Read>,
+    ) -> Result<(), ContentError> {
+        let path = RelativePath::clean(&entry.path)
+            .ok_or_else(|| bad(&entry.name(), "the path leaves the layer"))?;
+        let result = match path.split() {
+            None if entry.kind == Kind::Directory => {
+                self.directories.insert(PathBuf::new(), Some(entry.mtime));
+                self.root
+                    .directory_file(Path::new(""))
+                    .and_then(|dir| own(&dir, entry))
+            }
+            None => return Err(bad(&entry.name(), "the root must be a directory")),
+            Some((parent, name)) => self.below(entry, &path, parent, name, body),
+        };
+        result.map_err(|source| unwrap_content(&entry.name(), source))
+    }
+
+    fn below(
+        &mut self,
+        entry: &Entry,
+        path: &RelativePath,
+        parent: &Path,
+        name: &OsStr,
+        body: &mut TarStream<impl Read>,
+    ) -> io::Result<()> {
+        let directory = self.make_parent(parent)?;
+        let at = directory.as_fd();
+        if let Some(hidden) = name.as_bytes().strip_prefix(WHITEOUT) {
+            return self.whiteout(at, parent, name, hidden, entry);
+        }
+        let existing = look(at, name)?;
+        let existed_as_directory = existing.as_ref().is_some_and(is_directory);
+        if existing.is_some() && !(existed_as_directory && entry.kind == Kind::Directory) {
+            remove_tree(at, name)?;
+        }
+        match entry.kind {
+            Kind::Directory => {
+                if !existed_as_directory {
+                    mkdirat(at, name, Mode::S_IRWXU)?;
+                    self.inode()?;
+                }
+                let made = self.root.directory_file(path.as_path())?;
+                own(&made, entry)?;
+                // Replacing a whiteout by a directory hides what lies below, as the whiteout did.
+                if existing.as_ref().is_some_and(is_whiteout) {
+                    opaque(&made)?;
+                }
+                self.directories
+                    .insert(path.as_path().to_owned(), Some(entry.mtime));
+            }
+            Kind::File => self.file(at, name, entry, body)?,
+            Kind::HardLink => self.hard_link(at, name, entry)?,
+            Kind::Symlink => {
+                symlinkat(OsStr::from_bytes(&entry.link), at, name)?;
+                self.inode()?;
+                own_at(at, name, entry)?;
+            }
+            Kind::Char | Kind::Block | Kind::Fifo => self.node(at, name, entry)?,
+        }
+        Ok(())
+    }
+
+    fn make_parent(&mut self, parent: &Path) -> io::Result<OwnedFd> {
+        let (directory, made) = self.root.make_directory(parent)?;
+        if made > 0 {
+            for (_, implied) in (0..made).zip(parent.ancestors()) {
+                self.directories.insert(implied.to_owned(), None);
+                self.inode()?;
+            }
+        }
+        Ok(directory)
+    }
+
+    /// Counts an inode. Directories that entries imply count as well, so the limit holds for them.
+    fn inode(&mut self) -> io::Result<()> {
+        self.inodes += 1;
+        if self.inodes > self.limits.entries {
+            return Err(io::Error::other(ContentError::TooLarge {
+                limit: self.limits.entries,
+                unit: "entries",
+            }));
+        }
+        Ok(())
+    }
+
+    /// Whiteouts hide what is in lower layers only: something of this layer stays.
+    fn whiteout(
+        &mut self,
+        at: BorrowedFd<'_>,
+        parent: &Path,
+        name: &OsStr,
+        hidden: &[u8],
+        entry: &Entry,
+    ) -> io::Result<()> {
+        if name.as_bytes() == OPAQUE {
+            return opaque(&self.root.directory_file(parent)?);
+        }
+        if name.as_bytes().starts_with(WHITEOUT_META) {
+            return Ok(());
+        }
+        if matches!(hidden, b"" | b"." | b"..") {
+            return Err(io::Error::other(bad(
+                &entry.name(),
+                "the whiteout names no file",
+            )));
+        }
+        let hidden = OsStr::from_bytes(hidden);
+        match look(at, hidden)? {
+            Some(stat) if is_directory(&stat) => {
+                let mut path = parent.to_owned();
+                path.push(hidden);
+                opaque(&self.root.directory_file(&path)?)
+            }
+            Some(_) => Ok(()),
+            None => {
+                mknodat(at, hidden, SFlag::S_IFCHR, Mode::empty(), makedev(0, 0))?;
+                self.inode()
+            }
+        }
+    }
+
+    fn file(
+        &mut self,
+        at: BorrowedFd<'_>,
+        name: &OsStr,
+        entry: &Entry,
+        body: &mut TarStream<impl Read>,
+    ) -> io::Result<()> {
+        let flags =
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mut file = File::from(openat(at, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
+        self.inode()?;
+        io::copy(body, &mut file)?;
+        own(&file, entry)?;
+        set_time(at, name, entry.mtime)?;
+        if self.sync_singly() {
+            file.sync_all()?;
+        }
+        self.bytes += entry.size.next_multiple_of(DISK_BLOCK);
+        Ok(())
+    }
+
+    fn hard_link(&self, at: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> io::Result<()> {
+        let target = RelativePath::clean(&entry.link).ok_or_else(|| {
+            io::Error::other(bad(&entry.name(), "the link target leaves the layer"))
+        })?;
+        let Some((parent, target_name)) = target.split() else {
+            return Err(io::Error::other(bad(
+                &entry.name(),
+                "the link target is the root",
+            )));
+        };
+        let missing = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => io::Error::other(bad(
+                &entry.name(),
+                format!(
+                    "the link target {:?} is not in this layer",
+                    String::from_utf8_lossy(&entry.link)
+                ),
+            )),
+            _ => error,
+        };
+        let from = self.root.directory(parent).map_err(missing)?;
+        linkat(from.as_fd(), target_name, at, name, AtFlags::empty())
+            .map_err(|error| missing(error.into()))
+    }
+
+    fn node(&mut self, at: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> io::Result<()> {
+        let (kind, device) = match entry.kind {
+            Kind::Block => (SFlag::S_IFBLK, entry.device),
+            Kind::Char => (SFlag::S_IFCHR, entry.device),
+            _ => (SFlag::S_IFIFO, (0, 0)),
+        };
+        let device = makedev(device.0.into(), device.1.into());
+        mknodat(at, name, kind, Mode::empty(), device)?;
+        self.inode()?;
+        own_at(at, name, entry)
+    }
+
+    /// Times of directories, then everything to disk.
+    fn finish(&self) -> Result<(), ContentError> {
+        for (path, mtime) in &self.directories {
+            let Ok(directory) = self.root.directory_file(path) else {
+                // Replaced by something else later in the archive.
+                continue;
+            };
+            let result = (|| {
+                if let Some(mtime) = mtime {
+                    set_time(directory.as_fd(), OsStr::new("."), *mtime)?;
+                }
+                if self.sync_singly() {
+                    directory.sync_all()?;
+                }
+                Ok(())
+            })();
+            result.map_err(|source| write_error(&path.to_string_lossy(), source))?;
+        }
+        if self.durable && !self.sync_singly() {
+            self.root
+                .directory_file(Path::new(""))
+                .and_then(|root| Ok(nix::unistd::syncfs(root.as_fd())?))
+                .map_err(|source| write_error("/", source))?;
+        }
+        Ok(())
+    }
+}
+
+/// Owner first, because changing it clears set-id bits and capabilities.
+fn own(file: &File, entry: &Entry) -> io::Result<()> {
+    std::os::unix::fs::fchown(file, Some(entry.uid), Some(entry.gid))?;
+    file.set_permissions(Permissions::from_mode(entry.mode))?;
+    set_xattrs(entry, |name, value| file.set_xattr(name, value))
+}
+
+/// The same for what can't be opened: links, devices, pipes.
+fn own_at(at: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> io::Result<()> {
+    let owner = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
+    let nofollow = AtFlags::AT_SYMLINK_NOFOLLOW;
+    fchownat(at, name, Some(owner.0), Some(owner.1), nofollow)?;
+    if entry.kind != Kind::Symlink {
+        let mode = Mode::from_bits_truncate(entry.mode);
+        fchmodat(at, name, mode, FchmodatFlags::FollowSymlink)?;
+    }
+    let path = Path::new("/proc/self/fd")
+        .join(at.as_raw_fd().to_string())
+        .join(name);
+    set_xattrs(entry, |name, value| xattr::set(&path, name, value))?;
+    set_time(at, name, entry.mtime)
+}
+
+fn set_xattrs(entry: &Entry, set: impl Fn(&OsStr, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    for (name, value) in &entry.xattrs {
+        // Overlay takes orders from these: a layer must not redirect a directory elsewhere.
+        let bytes = name.as_bytes();
+        if bytes.starts_with(b"trusted.overlay.") || bytes.starts_with(b"user.overlay.") {
+            return Err(io::Error::other(bad(
+                &entry.name(),
+                format!("the attribute {name:?} is not for layers to set"),
+            )));
+        }
+        match set(name, value) {
+            // As containerd: a filesystem that can't keep an attribute does not fail the image.
+            Err(error) if error.raw_os_error() == Some(libc::ENOTSUP) => {
+                tracing::debug!(entry = entry.name(), ?name, "attribute not supported here");
+            }
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn set_time(at: BorrowedFd<'_>, name: &OsStr, mtime: (i64, i64)) -> io::Result<()> {
+    let time = TimeSpec::new(mtime.0, mtime.1);
+    Ok(utimensat(
+        at,
+        name,
+        &time,
+        &time,
+        UtimensatFlags::NoFollowSymlink,
+    )?)
+}
+
+fn opaque(directory: &File) -> io::Result<()> {
+    directory.set_xattr("trusted.overlay.opaque", b"y")
+}
+
+fn write_error(entry: &str, source: io::Error) -> ContentError {
+    ContentError::Write {
+        entry: entry.to_owned(),
+        source,
+    }
+}
+
+/// Refusals travel through functions that otherwise fail with I/O errors; here they come out again.
+fn unwrap_content(entry: &str, error: io::Error) -> ContentError {
+    match error.downcast::<ContentError>() {
+        Ok(content) => content,
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            bad(entry, "too many symbolic links on the path")
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+            bad(entry, "the name is too long")
+        }
+        Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => {
+            bad(entry, "a part of the path is not a directory")
+        }
+        Err(source) => write_error(entry, source),
+    }
+}
