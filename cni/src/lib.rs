@@ -15,10 +15,12 @@
 //! nftables table that is not its own, or change the namespace of a thread that somebody else uses.
 
 pub mod cidr;
+pub mod conntrack;
 pub mod link;
 mod netlink;
 pub mod netns;
 pub mod network;
+pub mod nft;
 mod sys;
 pub mod types;
 

@@ -1,0 +1,514 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A transaction as one netlink batch (`linux/netfilter/nf_tables.h`).
+//!
+//! The attribute encoders come from the crate netlink-bindings. Where it writes a number in host
+//! order that the kernel reads in network order (`numgen`'s register), it is turned here.
+
+use netlink_bindings::nftables::{
+    Chained, Nfgenmsg, PushDataAttrs, PushExprAttrs, PushExprListAttrs, PushSetelemListElemAttrs,
+    Request,
+};
+use netlink_bindings::utils::{Pusher, finalize_nested_header, push_header, push_nested_header};
+
+use super::expr::{
+    CmpOp, CtDirection, CtKey, Expr, MetaKey, NatKind, PayloadBase, Reject, Verdict,
+};
+use super::model::{
+    ChainKind, Command, Data, DataType, Element, Family, Hook, MapData, SetSpec, Transaction,
+};
+use super::show::Shown;
+use crate::netlink::NetlinkError;
+
+/// The length of an attribute has 16 bits; 400 elements of the widest kind stay far below.
+const ELEMENTS_PER_MESSAGE: usize = 400;
+const NLM_F_ACK: u16 = 4;
+const NETLINK_HEADER: usize = 16;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+const PLAIN_SET: u32 = 0;
+const NFT_SET_MAP: u32 = 8;
+const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
+const REG_VERDICT: u32 = 0;
+const LIST_ELEM: u16 = 1;
+
+pub(super) struct Batch {
+    pub(super) bytes: Vec<u8>,
+    pub(super) first_seq: u32,
+    /// Sequence number of the message that is acknowledged: the last before the end of the batch.
+    pub(super) last_seq: u32,
+    /// For each message the index of its command.
+    origin: Vec<usize>,
+}
+
+impl Batch {
+    /// Which command failed, in words, cut to a length that fits a log line.
+    pub(super) fn attempt(&self, transaction: &Transaction, error: &NetlinkError) -> String {
+        const LONGEST: usize = 300;
+        let command = match error {
+            NetlinkError::Refused { index, .. } => index
+                .checked_sub(1)
+                .and_then(|i| self.origin.get(i))
+                .and_then(|i| transaction.commands.get(*i)),
+            NetlinkError::Socket(_) => None,
+        };
+        let mut words = match command {
+            Some(command) => Shown(transaction, command).to_string(),
+            None => format!(
+                "commit to table {} {}",
+                transaction.family, transaction.table
+            ),
+        };
+        if let Some((end, _)) = words.char_indices().nth(LONGEST) {
+            words.truncate(end);
+            words.push('…');
+        }
+        words
+    }
+}
+
+pub(super) fn batch(transaction: &Transaction, take_seqs: impl FnOnce(usize) -> u32) -> Batch {
+    let origin: Vec<usize> = transaction
+        .commands
+        .iter()
+        .enumerate()
+        .flat_map(|(index, command)| std::iter::repeat_n(index, messages(command)))
+        .collect();
+    let first_seq = take_seqs(origin.len() + 2);
+    let count = u32::try_from(origin.len()).expect("a batch is shorter than 2^32 messages");
+    let mut encoder = Encoder::new(transaction, first_seq);
+    encoder.begin();
+    transaction
+        .commands
+        .iter()
+        .for_each(|command| encoder.command(command));
+    encoder.end();
+    let mut bytes = encoder.chained.finalize().into_chained().into_buf();
+    let last_seq = first_seq.wrapping_add(count);
+    keep_one_ack(&mut bytes, last_seq);
+    Batch {
+        bytes,
+        first_seq,
+        last_seq,
+        origin,
+    }
+}
+
+fn messages(command: &Command) -> usize {
+    match command {
+        Command::AddElements { elements, .. } => elements.len().div_ceil(ELEMENTS_PER_MESSAGE),
+        Command::DeleteElements { keys, .. } => keys.len().div_ceil(ELEMENTS_PER_MESSAGE),
+        _ => 1,
+    }
+}
+
+/// Ask for one acknowledgement only: thousands would overflow the receive buffer. A message that is
+/// refused is answered in any case.
+fn keep_one_ack(bytes: &mut [u8], acked: u32) {
+    let mut at = 0;
+    while let Some(header) = bytes.get_mut(at..at + NETLINK_HEADER) {
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]);
+        let seq = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
+        let flags = u16::from_ne_bytes([header[6], header[7]]);
+        let flags = if seq == acked {
+            flags | NLM_F_ACK
+        } else {
+            flags & !NLM_F_ACK
+        };
+        header[6..8].copy_from_slice(&flags.to_ne_bytes());
+        at += usize::try_from(length)
+            .expect("usize holds 32 bits")
+            .next_multiple_of(4);
+    }
+}
+
+struct Encoder<'a> {
+    chained: Chained<'static>,
+    header: Nfgenmsg,
+    table: &'a str,
+    next_set_id: u32,
+}
+
+impl<'a> Encoder<'a> {
+    fn new(transaction: &'a Transaction, first_seq: u32) -> Encoder<'a> {
+        let family = match transaction.family {
+            Family::Inet => libc::NFPROTO_INET,
+            Family::Ip => libc::NFPROTO_IPV4,
+            Family::Ip6 => libc::NFPROTO_IPV6,
+        };
+        let mut header = Nfgenmsg::new();
+        header.nfgen_family = u8::try_from(family).expect("a small number");
+        Encoder {
+            chained: Chained::new(first_seq),
+            header,
+            table: &transaction.table,
+            next_set_id: 1,
+        }
+    }
+
+    fn request(&mut self) -> Request<'_> {
+        self.chained.request()
+    }
+
+    fn subsystem() -> Nfgenmsg {
+        let mut header = Nfgenmsg::new();
+        header._res_id_be = NFNL_SUBSYS_NFTABLES.to_be();
+        header
+    }
+
+    fn begin(&mut self) {
+        self.request().op_batch_begin_do(&Self::subsystem());
+    }
+
+    fn end(&mut self) {
+        self.request().op_batch_end_do(&Self::subsystem());
+    }
+
+    fn command(&mut self, command: &Command) {
+        let (header, table) = (self.header.clone(), self.table.as_bytes());
+        match command {
+            Command::AddTable => {
+                self.request()
+                    .set_create()
+                    .op_newtable_do(&header)
+                    .encode()
+                    .push_name_bytes(table)
+                    .push_flags(0);
+            }
+            Command::DeleteTable => {
+                self.request()
+                    .op_deltable_do(&header)
+                    .encode()
+                    .push_name_bytes(table);
+            }
+            Command::AddChain { name, base } => {
+                let mut request = self.request().set_create().op_newchain_do(&header);
+                let mut chain = request
+                    .encode()
+                    .push_table_bytes(table)
+                    .push_name_bytes(name.as_bytes());
+                if let Some(base) = base {
+                    chain = chain
+                        .nested_hook()
+                        .push_num(hook(base.hook))
+                        .push_priority(base.priority)
+                        .end_nested()
+                        .push_type_bytes(match base.kind {
+                            ChainKind::Filter => b"filter",
+                            ChainKind::Nat => b"nat",
+                        });
+                }
+                drop(chain);
+            }
+            Command::Flush { chain } => {
+                let mut request = self.request().op_delrule_do(&header);
+                let rule = request.encode().push_table_bytes(table);
+                if let Some(chain) = chain {
+                    rule.push_chain_bytes(chain.as_bytes());
+                }
+            }
+            Command::AddRule { chain, exprs } => {
+                let mut request = self
+                    .request()
+                    .set_create()
+                    .set_append()
+                    .op_newrule_do(&header);
+                let rule = request
+                    .encode()
+                    .push_table_bytes(table)
+                    .push_chain_bytes(chain.as_bytes());
+                let mut list = rule.nested_expressions();
+                exprs.iter().for_each(|e| expression(&mut list, e));
+            }
+            Command::AddSet(spec) => self.add_set(spec),
+            Command::AddElements { set, elements } => {
+                for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
+                    let mut request = self.request().set_create().op_newsetelem_do(&header);
+                    let list = request
+                        .encode()
+                        .push_table_bytes(table)
+                        .push_set_bytes(set.as_bytes());
+                    let mut list = list.nested_elements();
+                    for element in some {
+                        list = push_element(list, element);
+                    }
+                }
+            }
+            Command::DeleteElements { set, keys } => {
+                for some in keys.chunks(ELEMENTS_PER_MESSAGE) {
+                    let mut request = self.request().op_delsetelem_do(&header);
+                    let list = request
+                        .encode()
+                        .push_table_bytes(table)
+                        .push_set_bytes(set.as_bytes());
+                    let mut list = list.nested_elements();
+                    for key in some {
+                        list = list
+                            .nested_elem()
+                            .nested_key()
+                            .push_value(key)
+                            .end_nested()
+                            .end_nested();
+                    }
+                }
+            }
+        }
+    }
+
+    fn add_set(&mut self, spec: &SetSpec) {
+        let id = self.next_set_id;
+        self.next_set_id += 1;
+        let (header, table) = (self.header.clone(), self.table.as_bytes());
+        let flags = if spec.data.is_some() {
+            NFT_SET_MAP
+        } else {
+            PLAIN_SET
+        };
+        let mut request = self.request().set_create().op_newset_do(&header);
+        let mut set = request
+            .encode()
+            .push_table_bytes(table)
+            .push_name_bytes(spec.name.as_bytes())
+            .push_flags(flags)
+            .push_key_type(type_number(&spec.key))
+            .push_key_len(total_len(&spec.key))
+            .push_id(id);
+        match &spec.data {
+            None => {}
+            Some(MapData::Verdict) => set = set.push_data_type(NFT_DATA_VERDICT).push_data_len(0),
+            Some(MapData::Fields(fields)) => {
+                set = set
+                    .push_data_type(type_number(fields))
+                    .push_data_len(total_len(fields));
+            }
+        }
+        // The lengths of a key's fields are told only for concatenations with intervals.
+        drop(set);
+    }
+}
+
+/// nft(8)'s own numbers for data types, six bits each, so that it can print the sets. The kernel
+/// keeps them without a meaning.
+fn type_number(fields: &[DataType]) -> u32 {
+    fields.iter().fold(0, |number, field| {
+        number << 6
+            | match field {
+                DataType::Ipv4Addr => 7,
+                DataType::Ipv6Addr => 8,
+                DataType::InetProto => 12,
+                DataType::InetService => 13,
+                DataType::Mark => 19,
+            }
+    })
+}
+
+fn total_len(fields: &[DataType]) -> u32 {
+    match fields {
+        [one] => one.len(),
+        several => several.iter().map(|f| f.len().next_multiple_of(4)).sum(),
+    }
+}
+
+fn hook(hook: Hook) -> u32 {
+    match hook {
+        Hook::Prerouting => 0,
+        Hook::Input => 1,
+        Hook::Forward => 2,
+        Hook::Output => 3,
+        Hook::Postrouting => 4,
+    }
+}
+
+fn push_element<P: Pusher>(
+    list: PushSetelemListElemAttrs<P>,
+    element: &Element,
+) -> PushSetelemListElemAttrs<P> {
+    let mut pushed = list
+        .nested_elem()
+        .nested_key()
+        .push_value(&element.key)
+        .end_nested();
+    match &element.data {
+        None => {}
+        Some(Data::Value(value)) => pushed = pushed.nested_data().push_value(value).end_nested(),
+        Some(Data::Verdict(v)) => {
+            let data = pushed.nested_data();
+            pushed = verdict(data, v).end_nested();
+        }
+    }
+    pushed.end_nested()
+}
+
+fn verdict<P: Pusher>(data: PushDataAttrs<P>, verdict: &Verdict) -> PushDataAttrs<P> {
+    let (code, chain) = match verdict {
+        Verdict::Drop => (0, None),
+        Verdict::Accept => (1, None),
+        Verdict::Return => (-5, None),
+        Verdict::Goto(chain) => (-4, Some(chain)),
+        Verdict::Jump(chain) => (-3, Some(chain)),
+    };
+    let pushed = data.nested_verdict().push_code(i32::cast_unsigned(code));
+    match chain {
+        Some(chain) => pushed.push_chain_bytes(chain.as_bytes()).end_nested(),
+        None => pushed.end_nested(),
+    }
+}
+
+fn expression<P: Pusher>(list: &mut PushExprListAttrs<P>, expr: &Expr) {
+    let buffer = list.as_vec_mut();
+    let start = push_nested_header(buffer, LIST_ELEM);
+    expression_body(PushExprAttrs::new(&mut *buffer), expr);
+    finalize_nested_header(buffer, start);
+}
+
+fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
+    match expr {
+        Expr::Meta { key, dreg } => {
+            let key = match key {
+                MetaKey::NfProto => 15,
+                MetaKey::L4Proto => 16,
+            };
+            to.nested_data_meta().push_dreg(dreg.number()).push_key(key);
+        }
+        Expr::Payload {
+            base,
+            offset,
+            len,
+            dreg,
+        } => {
+            let base = match base {
+                PayloadBase::Network => 1,
+                PayloadBase::Transport => 2,
+            };
+            to.nested_data_payload()
+                .push_dreg(dreg.number())
+                .push_base(base)
+                .push_offset(*offset)
+                .push_len(*len);
+        }
+        Expr::Ct {
+            key,
+            direction,
+            dreg,
+        } => {
+            let ct = to
+                .nested_data_ct()
+                .push_dreg(dreg.number())
+                .push_key(ct_key(*key));
+            if let Some(direction) = direction {
+                ct.push_direction(match direction {
+                    CtDirection::Original => 0,
+                    CtDirection::Reply => 1,
+                });
+            }
+        }
+        Expr::FibDaddrType { dreg } => {
+            const RESULT_ADDRTYPE: u32 = 3;
+            const FLAG_DADDR: u32 = 2;
+            to.nested_data_fib()
+                .push_dreg(dreg.number())
+                .push_result(RESULT_ADDRTYPE)
+                .push_flags(FLAG_DADDR);
+        }
+        Expr::Mask { sreg, dreg, mask } => {
+            let len = u32::try_from(mask.len()).expect("at most 16");
+            to.nested_data_bitwise()
+                .push_sreg(sreg.number())
+                .push_dreg(dreg.number())
+                .push_len(len)
+                .nested_mask()
+                .push_value(mask)
+                .end_nested()
+                .nested_xor()
+                .push_value(&vec![0; mask.len()]);
+        }
+        Expr::Cmp { op, sreg, data } => {
+            let op = match op {
+                CmpOp::Eq => 0,
+                CmpOp::Neq => 1,
+            };
+            to.nested_data_cmp()
+                .push_sreg(sreg.number())
+                .push_op(op)
+                .nested_data()
+                .push_value(data);
+        }
+        Expr::InSet { set, sreg } => lookup(to, set, sreg.number(), None),
+        Expr::Map { map, sreg, dreg } => lookup(to, map, sreg.number(), Some(dreg.number())),
+        Expr::VerdictMap { map, sreg } => lookup(to, map, sreg.number(), Some(REG_VERDICT)),
+        Expr::Random { modulus, dreg } => {
+            const RANDOM: u32 = 1;
+            to.nested_data_numgen()
+                .push_dreg(dreg.number().to_be())
+                .push_modulus(*modulus)
+                .push_type(RANDOM)
+                .push_offset(0);
+        }
+        Expr::Nat {
+            kind: NatKind::Dnat,
+            ipv4,
+            addr,
+            port,
+        } => {
+            const DNAT: u32 = 1;
+            let family = if *ipv4 {
+                libc::NFPROTO_IPV4
+            } else {
+                libc::NFPROTO_IPV6
+            };
+            to.nested_data_nat()
+                .push_type(DNAT)
+                .push_family(u32::try_from(family).expect("a small number"))
+                .push_reg_addr_min(addr.number())
+                .push_reg_proto_min(port.number());
+        }
+        Expr::Masquerade => {
+            to.push_name(c"masq");
+        }
+        Expr::Reject(how) => {
+            let (kind, code) = match how {
+                Reject::TcpReset => (1, 0),
+                Reject::PortUnreachable => (2, 1), // icmpx, NFT_REJECT_ICMPX_PORT_UNREACH
+            };
+            to.nested_data_reject().push_type(kind).push_icmp_code(code);
+        }
+        Expr::Verdict(v) => {
+            let data = to
+                .nested_data_immediate()
+                .push_dreg(REG_VERDICT)
+                .nested_data();
+            drop(verdict(data, v));
+        }
+    }
+}
+
+/// Written by hand, because the crate numbers the attributes of a lookup in another order than
+/// `enum nft_lookup_attributes` does.
+fn lookup(to: PushExprAttrs<&mut Vec<u8>>, set: &str, sreg: u32, dreg: Option<u32>) {
+    const DATA: u16 = 2;
+    const SET: u16 = 1;
+    const SREG: u16 = 2;
+    const DREG: u16 = 3;
+    let mut to = to.push_name(c"lookup");
+    let bytes = to.as_vec_mut();
+    let start = push_nested_header(bytes, DATA);
+    let length = u16::try_from(set.len() + 1).expect("names are short");
+    push_header(bytes, SET, length);
+    bytes.extend(set.as_bytes());
+    bytes.push(0);
+    push_header(bytes, SREG, 4);
+    bytes.extend(sreg.to_be_bytes());
+    if let Some(dreg) = dreg {
+        push_header(bytes, DREG, 4);
+        bytes.extend(dreg.to_be_bytes());
+    }
+    finalize_nested_header(bytes, start);
+}
+
+fn ct_key(key: CtKey) -> u32 {
+    match key {
+        CtKey::State => 0,
+        CtKey::Status => 2,
+        CtKey::ProtoDst => 12,
+        CtKey::DstIp => 20,
+        CtKey::DstIp6 => 22,
+    }
+}

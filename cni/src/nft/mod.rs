@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+//! nftables over netlink: a small typed model of tables, chains, sets and rules, and transactions
+//! that the kernel applies whole or not at all.
+//!
+//! A [`Transaction`] is plain data. It can be printed (its `Display` is close to what nft(8)
+//! prints), interpreted in a test, or given to a [`Socket`]. Nothing here ever lists a ruleset: the
+//! owner of a table knows what it put there.
+
+mod encode;
+mod expr;
+mod model;
+mod show;
+
+use std::io;
+
+use nix::sys::socket::SockProtocol;
+
+pub use expr::{
+    CmpOp, CtDirection, CtKey, Expr, MetaKey, NatKind, PayloadBase, Register, Reject, Verdict,
+    match_prefix,
+};
+pub use model::{
+    Base, ChainKind, Command, Data, DataType, Element, Family, Hook, MapData, SetSpec, Transaction,
+};
+
+use crate::netlink::{self, NetlinkError};
+
+/// Why the kernel did not apply a transaction. Nothing of it was applied.
+#[derive(Debug, thiserror::Error)]
+#[error("nftables: {attempt}")]
+pub struct NftError {
+    /// The command that was refused, in words.
+    attempt: String,
+    #[source]
+    source: NetlinkError,
+}
+
+impl NftError {
+    /// The kernel's errno, if it refused: `ENOENT` means that something named is not there.
+    pub fn errno(&self) -> Option<i32> {
+        self.source.errno()
+    }
+}
+
+/// A netlink socket for nftables, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Socket {
+    socket: netlink::Socket,
+}
+
+impl Socket {
+    /// Open one, with buffers for a whole ruleset in one transaction.
+    pub fn open() -> io::Result<Socket> {
+        let socket = netlink::Socket::open(SockProtocol::NetlinkNetFilter)?;
+        socket.enlarge_buffers();
+        Ok(Socket { socket })
+    }
+
+    /// Apply a transaction: all of it, or on error nothing. An empty one succeeds. Blocks for
+    /// microseconds to some milliseconds, by size.
+    pub fn apply(&mut self, transaction: &Transaction) -> Result<(), NftError> {
+        if transaction.commands.is_empty() {
+            return Ok(());
+        }
+        let batch = encode::batch(transaction, |count| self.socket.take_seqs(count));
+        match self
+            .socket
+            .exchange(&batch.bytes, batch.first_seq, batch.last_seq)
+        {
+            Ok(_) => Ok(()),
+            Err(source) => Err(NftError {
+                attempt: batch.attempt(transaction, &source),
+                source,
+            }),
+        }
+    }
+
+    /// Delete a table with all that is in it. Succeeds when there is none.
+    pub fn delete_table(&mut self, family: Family, table: &str) -> Result<(), NftError> {
+        let mut transaction = Transaction::new(family, table);
+        // Adding what is there changes nothing; so the deletion always finds it.
+        transaction.commands.push(Command::AddTable);
+        transaction.commands.push(Command::DeleteTable);
+        self.apply(&transaction)
+    }
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Tables, chains, sets, elements, and commands on them, as plain data.
+
+use super::expr::{Expr, Verdict};
+
+/// Address family of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 and IPv6 in one.
+    Inet,
+    /// IPv4.
+    Ip,
+    /// IPv6.
+    Ip6,
+}
+
+/// Commands on one table, applied as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Family of the table.
+    pub family: Family,
+    /// Name of the table.
+    pub table: String,
+    /// In this order.
+    pub commands: Vec<Command>,
+}
+
+impl Transaction {
+    /// One without commands.
+    pub fn new(family: Family, table: &str) -> Transaction {
+        Transaction {
+            family,
+            table: table.to_owned(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// Add a rule at the end of a chain.
+    pub fn rule(&mut self, chain: &str, exprs: Vec<Expr>) {
+        self.commands.push(Command::AddRule {
+            chain: chain.to_owned(),
+            exprs,
+        });
+    }
+
+    /// Add a chain that is reached by jumps only.
+    pub fn chain(&mut self, name: &str) {
+        self.commands.push(Command::AddChain {
+            name: name.to_owned(),
+            base: None,
+        });
+    }
+
+    /// Add a chain at a hook. Its policy is to accept.
+    pub fn base_chain(&mut self, name: &str, kind: ChainKind, hook: Hook, priority: i32) {
+        let base = Some(Base {
+            kind,
+            hook,
+            priority,
+        });
+        self.commands.push(Command::AddChain {
+            name: name.to_owned(),
+            base,
+        });
+    }
+
+    /// Add elements to a set or map. Nothing is added to the transaction when there are none.
+    pub fn add(&mut self, set: &str, elements: Vec<Element>) {
+        if !elements.is_empty() {
+            self.commands.push(Command::AddElements {
+                set: set.to_owned(),
+                elements,
+            });
+        }
+    }
+
+    /// Delete elements by key. Nothing is added to the transaction when there are none.
+    pub fn delete(&mut self, set: &str, keys: Vec<Vec<u8>>) {
+        if !keys.is_empty() {
+            self.commands.push(Command::DeleteElements {
+                set: set.to_owned(),
+                keys,
+            });
+        }
+    }
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Make the table; nothing happens when it is there.
+    AddTable,
+    /// Delete the table and all in it; `ENOENT` when it is not there.
+    DeleteTable,
+    /// Make a chain; nothing happens when the same one is there.
+    AddChain {
+        /// Its name.
+        name: String,
+        /// Where it hooks in; `None` for a chain that is jumped to.
+        base: Option<Base>,
+    },
+    /// Delete the rules of one chain, or of the whole table.
+    Flush {
+        /// Which chain; `None`: every chain of the table.
+        chain: Option<String>,
+    },
+    /// Append a rule.
+    AddRule {
+        /// To which chain.
+        chain: String,
+        /// What it does.
+        exprs: Vec<Expr>,
+    },
+    /// Make a set or map; nothing happens when the same one is there.
+    AddSet(SetSpec),
+    /// Add elements. One that is there with the same data stays; with other data: `EEXIST`.
+    AddElements {
+        /// To which set or map.
+        set: String,
+        /// Which ones.
+        elements: Vec<Element>,
+    },
+    /// Delete elements; `ENOENT` if one is not there.
+    DeleteElements {
+        /// Of which set or map.
+        set: String,
+        /// Their keys.
+        keys: Vec<Vec<u8>>,
+    },
+}
+
+/// Where a base chain hooks in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// What it may do.
+    pub kind: ChainKind,
+    /// At which hook.
+    pub hook: Hook,
+    /// Order among the chains of a hook; lower runs first.
+    pub priority: i32,
+}
+
+/// Type of a base chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChainKind {
+    /// Sees every packet.
+    Filter,
+    /// Sees the first packet of a connection and may translate its addresses.
+    Nat,
+}
+
+/// Netfilter hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    Prerouting,
+    Input,
+    Forward,
+    Output,
+    Postrouting,
+}
+
+/// Type of a field in a key or in data. Integers are 4 bytes in host order (nft's `mark`), the
+/// rest is in network order; in a concatenation each field is padded to 4 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataType {
+    Ipv4Addr,
+    Ipv6Addr,
+    InetProto,
+    InetService,
+    Mark,
+}
+
+impl DataType {
+    /// Bytes of the field itself.
+    pub fn len(self) -> u32 {
+        match self {
+            DataType::Ipv4Addr | DataType::Mark => 4,
+            DataType::Ipv6Addr => 16,
+            DataType::InetProto => 1,
+            DataType::InetService => 2,
+        }
+    }
+}
+
+/// What a map maps to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MapData {
+    /// A verdict.
+    Verdict,
+    /// Fields.
+    Fields(Vec<DataType>),
+}
+
+/// A set, or with `data` a map. Keys have no intervals and no timeouts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetSpec {
+    /// Its name.
+    pub name: String,
+    /// Fields of the key.
+    pub key: Vec<DataType>,
+    /// What a key maps to; `None` for a plain set.
+    pub data: Option<MapData>,
+}
+
+/// An element of a set or map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Element {
+    /// Fields, each padded to 4 bytes when there are several.
+    pub key: Vec<u8>,
+    /// What it maps to, if the set is a map.
+    pub data: Option<Data>,
+}
+
+/// Data of a map's element.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Data {
+    /// Fields, padded as in a key.
+    Value(Vec<u8>),
+    /// A verdict.
+    Verdict(Verdict),
+}
