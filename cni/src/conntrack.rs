@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use nix::sys::socket::SockProtocol;
 
-use crate::netlink::{NetlinkError, Socket};
+use crate::netlink::{Attributes, NetlinkError, Socket};
 
 const CT_GET: u16 = 0x101;
 const CT_DELETE: u16 = 0x102;
@@ -18,7 +18,6 @@ const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP: u16 = 0x300;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
-const TYPE_MASK: u16 = 0x3fff;
 const NETLINK_HEADER: usize = 16;
 const NFGEN_HEADER: usize = 4;
 
@@ -171,21 +170,4 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
         return Some(Ipv4Addr::from(v4).into());
     }
     Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into())
-}
-
-/// Attributes one after another: type, value, and both with the header.
-struct Attributes<'a>(&'a [u8]);
-
-impl<'a> Iterator for Attributes<'a> {
-    type Item = (u16, &'a [u8], &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let length = usize::from(u16::from_ne_bytes(self.0.get(0..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(self.0.get(2..4)?.try_into().ok()?) & TYPE_MASK;
-        let value = self.0.get(4..length)?;
-        let padded = length.next_multiple_of(4).min(self.0.len());
-        let whole = &self.0[..padded];
-        self.0 = &self.0[padded..];
-        Some((kind, value, whole))
-    }
 }

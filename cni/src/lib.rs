@@ -14,24 +14,26 @@
 //! What this crate never does: hold state in memory that is not on disk or in the kernel, touch an
 //! nftables table that is not its own, or change the namespace of a thread that somebody else uses.
 
+mod builtin;
 pub mod cidr;
+pub mod conf;
 pub mod conntrack;
+mod exec;
+mod fields;
+mod hash;
 pub mod link;
 mod netlink;
 pub mod netns;
 pub mod network;
 pub mod nft;
+mod plugin_main;
+mod record;
+pub mod setup;
 mod sys;
+mod sysctl;
 pub mod types;
 
+pub use fields::FieldError;
 pub use network::{Attachment, Capabilities, Error, Network, PortMapping, Protocol};
-pub mod setup;
-
+pub use plugin_main::{is_plugin, plugin_main};
 pub use setup::{CleanupError, cleanup, default_conflist};
-
-/// Answer as the CNI plugin `name` (`bridge`, `host-local`, `loopback`, `portmap`), by the protocol:
-/// environment and standard input in, standard output and exit code out.
-pub fn plugin_main(name: &str) -> std::process::ExitCode {
-    eprintln!("plugin {name} is not implemented yet");
-    std::process::ExitCode::FAILURE
-}

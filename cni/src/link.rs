@@ -192,13 +192,21 @@ impl Route {
     }
 
     /// Make a bridge and set it up. Fails with `EEXIST` when the name is taken.
-    pub fn add_bridge(&mut self, name: &str, mtu: Option<u32>) -> Result<(), LinkError> {
+    pub fn add_bridge(
+        &mut self,
+        name: &str,
+        mac: [u8; 6],
+        mtu: Option<u32>,
+    ) -> Result<(), LinkError> {
         let mut message = LinkMessage::default();
         message.header.flags = LinkFlags::Up;
         message.header.change_mask = LinkFlags::Up;
         message
             .attributes
             .push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::Address(mac.to_vec()));
         message.attributes.extend(mtu.map(LinkAttribute::Mtu));
         message
             .attributes

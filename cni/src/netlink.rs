@@ -227,6 +227,23 @@ impl<'a> Message<'a> {
     }
 }
 
+/// Attributes one after another: type, value, and both with the header.
+pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Iterator for Attributes<'a> {
+    type Item = (u16, &'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let length = usize::from(u16::from_ne_bytes(self.0.get(0..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(self.0.get(2..4)?.try_into().ok()?) & 0x3fff;
+        let value = self.0.get(4..length)?;
+        let padded = length.next_multiple_of(4).min(self.0.len());
+        let whole = &self.0[..padded];
+        self.0 = &self.0[padded..];
+        Some((kind, value, whole))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,6 +2,7 @@
 //! The pod network as podwright sets it up by itself, and its removal.
 
 use crate::link::{LinkError, Route};
+use crate::nft::{self, Family, NftError};
 
 /// Why the pod network could not be removed.
 #[derive(Debug, thiserror::Error)]
@@ -9,6 +10,9 @@ pub enum CleanupError {
     /// No netlink socket.
     #[error("opening a netlink socket")]
     Socket(#[source] std::io::Error),
+    /// The rules could not be deleted.
+    #[error("removing the pod network's rules")]
+    Rules(#[source] NftError),
     /// The bridge could not be deleted.
     #[error("removing the pod network's bridge")]
     Link(#[source] LinkError),
@@ -33,7 +37,6 @@ pub fn default_conflist(
         "cniVersion": "1.1.0",
         "name": "podwright",
         "plugins": [
-            { "type": "loopback" },
             {
                 "type": "bridge",
                 "bridge": bridge,
@@ -52,7 +55,8 @@ pub fn default_conflist(
                 "type": "portmap",
                 "capabilities": { "portMappings": true },
                 "podwright": { "table": table }
-            }
+            },
+            { "type": "loopback" }
         ]
     });
     format!("{list:#}\n")
@@ -60,10 +64,14 @@ pub fn default_conflist(
 
 /// Remove the bridge (and with it every pod's link) and the table `<nft_table>-cni` from the
 /// network namespace of the calling thread. Idempotent. Blocks for some milliseconds.
-pub fn cleanup(bridge: &str, _nft_table: &str) -> Result<(), CleanupError> {
+pub fn cleanup(bridge: &str, nft_table: &str) -> Result<(), CleanupError> {
     let mut route = Route::open().map_err(CleanupError::Socket)?;
     if let Some(link) = route.link(bridge).map_err(CleanupError::Link)? {
         route.delete(link.index).map_err(CleanupError::Link)?;
     }
-    Ok(())
+    let mut socket = nft::Socket::open().map_err(CleanupError::Socket)?;
+    let table = format!("{nft_table}-cni");
+    socket
+        .delete_table(Family::Inet, &table)
+        .map_err(CleanupError::Rules)
 }

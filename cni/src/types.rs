@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::cidr::Cidr;
 
 /// The versions this crate speaks, oldest first.
-pub const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub const SUPPORTED_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// The outcome of ADD: which interfaces a pod has, with which addresses and routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,22 @@ pub struct AddResult {
     /// Name resolution, as the network wants it.
     #[serde(skip_serializing_if = "Dns::is_empty")]
     pub dns: Dns,
+}
+
+impl AddResult {
+    /// As JSON in the form of `version`: before 1.0 each address says its family (`"version": "4"`).
+    pub fn to_json(&self, version: &str) -> serde_json::Value {
+        let mut result = self.clone();
+        result.cni_version = version.to_owned();
+        let mut json = serde_json::to_value(&result).expect("plain data always encodes");
+        if version.starts_with("0.") {
+            for ip in json["ips"].as_array_mut().into_iter().flatten() {
+                let v6 = ip["address"].as_str().is_some_and(|a| a.contains(':'));
+                ip["version"] = if v6 { "6" } else { "4" }.into();
+            }
+        }
+        json
+    }
 }
 
 /// One network interface.

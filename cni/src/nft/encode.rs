@@ -17,12 +17,13 @@ use super::model::{
     ChainKind, Command, Data, DataType, Element, Family, Hook, MapData, SetSpec, Transaction,
 };
 use super::show::Shown;
-use crate::netlink::NetlinkError;
+use crate::netlink::{Attributes, NetlinkError};
 
 /// The length of an attribute has 16 bits; 400 elements of the widest kind stay far below.
 const ELEMENTS_PER_MESSAGE: usize = 400;
 const NLM_F_ACK: u16 = 4;
 const NETLINK_HEADER: usize = 16;
+const NFGEN_HEADER: usize = 4;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const PLAIN_SET: u32 = 0;
 const NFT_SET_MAP: u32 = 8;
@@ -129,13 +130,7 @@ struct Encoder<'a> {
 
 impl<'a> Encoder<'a> {
     fn new(transaction: &'a Transaction, first_seq: u32) -> Encoder<'a> {
-        let family = match transaction.family {
-            Family::Inet => libc::NFPROTO_INET,
-            Family::Ip => libc::NFPROTO_IPV4,
-            Family::Ip6 => libc::NFPROTO_IPV6,
-        };
-        let mut header = Nfgenmsg::new();
-        header.nfgen_family = u8::try_from(family).expect("a small number");
+        let header = header(transaction.family);
         Encoder {
             chained: Chained::new(first_seq),
             header,
@@ -302,8 +297,8 @@ fn type_number(fields: &[DataType]) -> u32 {
 
 fn total_len(fields: &[DataType]) -> u32 {
     match fields {
-        [one] => one.len(),
-        several => several.iter().map(|f| f.len().next_multiple_of(4)).sum(),
+        [one] => one.width(),
+        several => several.iter().map(|f| f.width().next_multiple_of(4)).sum(),
     }
 }
 
@@ -511,4 +506,44 @@ fn ct_key(key: CtKey) -> u32 {
         CtKey::DstIp => 20,
         CtKey::DstIp6 => 22,
     }
+}
+
+fn header(family: Family) -> Nfgenmsg {
+    let number = match family {
+        Family::Inet => libc::NFPROTO_INET,
+        Family::Ip => libc::NFPROTO_IPV4,
+        Family::Ip6 => libc::NFPROTO_IPV6,
+    };
+    let mut header = Nfgenmsg::new();
+    header.nfgen_family = u8::try_from(number).expect("a small number");
+    header
+}
+
+/// A request for one element, which is no transaction and needs no batch around it.
+pub(super) fn get_element(family: Family, table: &str, set: &str, key: &[u8], seq: u32) -> Vec<u8> {
+    let mut chained = Chained::new(seq);
+    {
+        let mut request = chained.request().op_getsetelem_do(&header(family));
+        let list = request
+            .encode()
+            .push_table_bytes(table.as_bytes())
+            .push_set_bytes(set.as_bytes());
+        list.nested_elements()
+            .nested_elem()
+            .nested_key()
+            .push_value(key);
+    }
+    chained.finalize().into_chained().into_buf()
+}
+
+/// The data in the answer to [`get_element`].
+pub(super) fn element_data(payload: &[u8]) -> Option<Vec<u8>> {
+    const ELEMENTS: u16 = 3;
+    const DATA: u16 = 2;
+    const VALUE: u16 = 1;
+    let inner = |bytes, wanted| Attributes(bytes).find(|a| a.0 == wanted).map(|a| a.1);
+    let elements = inner(payload.get(NFGEN_HEADER..)?, ELEMENTS)?;
+    let element = inner(elements, LIST_ELEM)?;
+    let value = inner(element, DATA).and_then(|data| inner(data, VALUE));
+    Some(value.unwrap_or_default().to_vec())
 }

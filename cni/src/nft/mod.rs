@@ -83,4 +83,27 @@ impl Socket {
         transaction.commands.push(Command::DeleteTable);
         self.apply(&transaction)
     }
+
+    /// The data of one element of a set or map (empty for a set); `None` when the element, the set
+    /// or the table is not there. Asks for the one key, and lists nothing.
+    pub fn element(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+        key: &[u8],
+    ) -> Result<Option<Vec<u8>>, NftError> {
+        let seq = self.socket.take_seqs(1);
+        let bytes = encode::get_element(family, table, set, key, seq);
+        match self.socket.exchange(&bytes, seq, seq) {
+            Ok(answers) => Ok(answers
+                .iter()
+                .find_map(|(_, payload)| encode::element_data(payload))),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(source) => Err(NftError {
+                attempt: format!("looking up an element of {table} {set}"),
+                source,
+            }),
+        }
+    }
 }

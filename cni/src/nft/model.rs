@@ -172,7 +172,7 @@ pub enum DataType {
 
 impl DataType {
     /// Bytes of the field itself.
-    pub fn len(self) -> u32 {
+    pub fn width(self) -> u32 {
         match self {
             DataType::Ipv4Addr | DataType::Mark => 4,
             DataType::Ipv6Addr => 16,

@@ -2,5 +2,6 @@
 //! The kernel rung: real links, rules and packets, in network namespaces of the tests' own.
 //! Needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN).
 
+mod bridge;
 mod nft;
 mod place;

@@ -11,7 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 
 /// Run `test` on a thread with new network and mount namespaces of its own. Threads that it starts
 /// inherit them; they are gone with the last of these.
-pub fn in_new_host<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn in_new_host<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(|| {
         // A thread shares root and working directory with its process; a new mount namespace
         // needs its own.
@@ -29,7 +29,7 @@ pub fn in_new_host<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static)
 }
 
 /// Run a program in the namespaces of this thread, and return what it printed.
-pub fn run(program: &str, args: &[&str]) -> String {
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
     let out = Command::new(program).args(args).output().expect(program);
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
     let error = String::from_utf8_lossy(&out.stderr);
@@ -39,7 +39,7 @@ pub fn run(program: &str, args: &[&str]) -> String {
 
 /// Serve TCP on `address` in this thread's namespace: each connection gets `name` and the address
 /// that the peer has. The server ends with the process.
-pub fn serve_tcp(address: SocketAddr, name: &'static str) {
+pub(crate) fn serve_tcp(address: SocketAddr, name: &'static str) {
     let listener = TcpListener::bind(address).expect("bind");
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -51,7 +51,7 @@ pub fn serve_tcp(address: SocketAddr, name: &'static str) {
 }
 
 /// Answer UDP datagrams on `address` with `name` and the sender's address.
-pub fn serve_udp(address: SocketAddr, name: &'static str) {
+pub(crate) fn serve_udp(address: SocketAddr, name: &'static str) {
     let socket = UdpSocket::bind(address).expect("bind");
     std::thread::spawn(move || {
         let mut buffer = [0; 100];
@@ -62,7 +62,7 @@ pub fn serve_udp(address: SocketAddr, name: &'static str) {
 }
 
 /// Connect from this thread's namespace and return what the server says.
-pub fn ask_tcp(address: SocketAddr) -> std::io::Result<String> {
+pub(crate) fn ask_tcp(address: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
     stream.set_read_timeout(Some(Duration::from_secs(3)))?;
     let mut text = String::new();
@@ -71,7 +71,7 @@ pub fn ask_tcp(address: SocketAddr) -> std::io::Result<String> {
 }
 
 /// Send a datagram from this thread's namespace and return the answer.
-pub fn ask_udp(socket: &UdpSocket, address: SocketAddr) -> std::io::Result<String> {
+pub(crate) fn ask_udp(socket: &UdpSocket, address: SocketAddr) -> std::io::Result<String> {
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     socket.send_to(b"?", address)?;
     let mut buffer = [0; 100];

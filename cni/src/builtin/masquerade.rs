@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pods leave the cluster with the node's address.
+//!
+//! Each pod address maps to a chain; there is one chain per list of networks that are not
+//! masqueraded, named by a hash of the list.
+
+use std::net::IpAddr;
+
+use super::table::{self, octets, suffix};
+use crate::cidr::Cidr;
+use crate::nft::{CmpOp, Command, Data, Element, Expr, Register, Verdict, match_prefix};
+use crate::types::PluginError;
+
+/// Masquerade what pods send from `addresses`, except to `inside`, multicast and the pods' own
+/// subnets. Idempotent.
+pub(crate) fn add(name: &str, addresses: &[Cidr], inside: &[Cidr]) -> Result<(), PluginError> {
+    let mut not: Vec<Cidr> = inside.iter().map(Cidr::network).collect();
+    not.extend(addresses.iter().map(Cidr::network));
+    not.extend(["224.0.0.0/4", "ff00::/8"].map(|c| c.parse::<Cidr>().expect("a constant")));
+    not.sort();
+    not.dedup();
+    let chain = chain_name(&not);
+    let mut commands = vec![Command::AddChain {
+        name: chain.clone(),
+        base: None,
+    }];
+    // Rewritten as a whole, so that it does not matter whether it was there.
+    commands.push(Command::Flush {
+        chain: Some(chain.clone()),
+    });
+    commands.extend(rules(&chain, &not));
+    for address in addresses {
+        let data = Some(Data::Verdict(Verdict::Goto(chain.clone())));
+        commands.push(Command::AddElements {
+            set: format!("masquerade{}", suffix(address.is_ipv4())),
+            elements: vec![Element {
+                key: octets(address.addr),
+                data,
+            }],
+        });
+    }
+    table::add(name, &commands)
+}
+
+/// Forget pods' addresses. Idempotent.
+pub(crate) fn delete(name: &str, addresses: &[IpAddr]) -> Result<(), PluginError> {
+    let elements: Vec<_> = addresses
+        .iter()
+        .map(|a| (format!("masquerade{}", suffix(a.is_ipv4())), octets(*a)))
+        .collect();
+    table::delete(name, &elements)
+}
+
+/// Is an address masqueraded?
+pub(crate) fn has(name: &str, address: IpAddr) -> Result<bool, PluginError> {
+    let set = format!("masquerade{}", suffix(address.is_ipv4()));
+    table::get(name, &set, &octets(address)).map(|found| found.is_some())
+}
+
+fn chain_name(not: &[Cidr]) -> String {
+    let list: Vec<String> = not.iter().map(Cidr::to_string).collect();
+    format!("masq-{:08x}", crate::hash::fnv32(list.join(" ").as_bytes()))
+}
+
+fn rules(chain: &str, not: &[Cidr]) -> Vec<Command> {
+    let rule = |exprs| Command::AddRule {
+        chain: chain.to_owned(),
+        exprs,
+    };
+    let mut rules: Vec<Command> = not
+        .iter()
+        .map(|cidr| {
+            let mut exprs = Expr::family(cidr.is_ipv4()).to_vec();
+            exprs.push(Expr::daddr(cidr.is_ipv4(), Register(0)));
+            exprs.extend(match_prefix(CmpOp::Eq, *cidr));
+            exprs.push(Expr::Verdict(Verdict::Return));
+            rule(exprs)
+        })
+        .collect();
+    rules.push(rule(vec![Expr::Masquerade]));
+    rules
+}

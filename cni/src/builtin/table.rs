@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The nftables table of the built-in plugins: masquerade of pods and host ports.
+//!
+//! The rules are constant; pods are elements of maps. So ADD and DEL of a pod touch a few elements,
+//! and two of them never wait for each other.
+
+use std::net::IpAddr;
+
+use super::internal;
+use crate::cidr::Cidr;
+use crate::nft::{
+    ChainKind, CmpOp, Command, DataType, Element, Expr, Family, Hook, MapData, NatKind, NftError,
+    Register, SetSpec, Socket, Transaction, Verdict, match_prefix,
+};
+use crate::types::PluginError;
+
+/// After the service proxy (-100), so that a host port can't take a Service's port (CVE-2019-9946).
+const HOST_PORT_PRIORITY: i32 = -90;
+const SOURCE_PRIORITY: i32 = 100;
+
+pub(crate) fn suffix(ipv4: bool) -> char {
+    if ipv4 { '4' } else { '6' }
+}
+
+/// Bytes of an address as part of a key.
+pub(crate) fn octets(addr: IpAddr) -> Vec<u8> {
+    match addr {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+fn open() -> Result<Socket, PluginError> {
+    Socket::open().map_err(internal)
+}
+
+/// Add elements, and make the table first when it is not there.
+pub(crate) fn add(table: &str, extra: &[Command]) -> Result<(), PluginError> {
+    let mut socket = open()?;
+    let mut transaction = Transaction::new(Family::Inet, table);
+    transaction.commands.extend_from_slice(extra);
+    match socket.apply(&transaction) {
+        Err(error) if error.errno() == Some(libc::ENOENT) => {
+            let mut whole = base(table);
+            whole.commands.extend_from_slice(extra);
+            socket.apply(&whole).map_err(internal)
+        }
+        other => other.map_err(internal),
+    }
+}
+
+/// Delete elements one by one; what is gone is fine.
+pub(crate) fn delete(table: &str, elements: &[(String, Vec<u8>)]) -> Result<(), PluginError> {
+    let mut socket = open()?;
+    let mut outcome = Ok(());
+    for (set, key) in elements {
+        let mut transaction = Transaction::new(Family::Inet, table);
+        transaction.delete(set, vec![key.clone()]);
+        match socket.apply(&transaction) {
+            Err(error) if error.errno() != Some(libc::ENOENT) => {
+                outcome = outcome.and(Err(internal(error)))
+            }
+            _ => {}
+        }
+    }
+    outcome
+}
+
+/// The data of an element; `None` when it (or the table) is not there.
+pub(crate) fn get(table: &str, set: &str, key: &[u8]) -> Result<Option<Vec<u8>>, PluginError> {
+    let found: Result<_, NftError> = open()?.element(Family::Inet, table, set, key);
+    found.map_err(internal)
+}
+
+fn base(table: &str) -> Transaction {
+    use DataType::{InetProto, InetService, Ipv4Addr, Ipv6Addr};
+    let mut t = Transaction::new(Family::Inet, table);
+    t.commands.push(Command::AddTable);
+    t.commands.push(Command::Flush { chain: None });
+    t.base_chain(
+        "postrouting",
+        ChainKind::Nat,
+        Hook::Postrouting,
+        SOURCE_PRIORITY,
+    );
+    t.base_chain(
+        "prerouting",
+        ChainKind::Nat,
+        Hook::Prerouting,
+        HOST_PORT_PRIORITY,
+    );
+    t.base_chain("output", ChainKind::Nat, Hook::Output, HOST_PORT_PRIORITY);
+    t.chain("hostports");
+    for (ipv4, addr) in [(true, Ipv4Addr), (false, Ipv6Addr)] {
+        let n = suffix(ipv4);
+        let mut set = |name: &str, key: &[DataType], data: Option<MapData>| {
+            t.commands.push(Command::AddSet(SetSpec {
+                name: format!("{name}{n}"),
+                key: key.to_vec(),
+                data,
+            }));
+        };
+        let target = || Some(MapData::Fields(vec![addr, InetService]));
+        set("masquerade", &[addr], Some(MapData::Verdict));
+        set("loop", &[addr, addr], None);
+        set("hostport", &[InetProto, InetService], target());
+        set("hostip", &[addr, InetProto, InetService], target());
+    }
+    for ipv4 in [true, false] {
+        translate_sources(&mut t, ipv4);
+        translate_host_ports(&mut t, ipv4);
+    }
+    for hook in ["prerouting", "output"] {
+        let mut rule = Expr::to_local().to_vec();
+        rule.push(Expr::Verdict(Verdict::Jump("hostports".to_owned())));
+        t.rule(hook, rule);
+    }
+    t
+}
+
+fn width(ipv4: bool) -> u8 {
+    if ipv4 { 1 } else { 4 }
+}
+
+fn translate_sources(t: &mut Transaction, ipv4: bool) {
+    let n = suffix(ipv4);
+    // A pod that reaches itself through a host port must see an answer from there.
+    let mut hairpin = Expr::destination_translated().to_vec();
+    hairpin.extend(Expr::family(ipv4));
+    hairpin.extend([
+        Expr::saddr(ipv4, Register(0)),
+        Expr::daddr(ipv4, Register(width(ipv4))),
+        Expr::InSet {
+            set: format!("loop{n}"),
+            sreg: Register(0),
+        },
+        Expr::Masquerade,
+    ]);
+    t.rule("postrouting", hairpin);
+    let mut outward = Expr::family(ipv4).to_vec();
+    outward.extend([
+        Expr::saddr(ipv4, Register(0)),
+        Expr::VerdictMap {
+            map: format!("masquerade{n}"),
+            sreg: Register(0),
+        },
+    ]);
+    t.rule("postrouting", outward);
+}
+
+/// Only packets to an address of this host come here (CVE-2025-67499). Those to a loopback address
+/// stay: their answer could not come back without `route_localnet`, which opens the host's
+/// loopback to its neighbours (CVE-2020-8558).
+fn translate_host_ports(t: &mut Transaction, ipv4: bool) {
+    let n = suffix(ipv4);
+    let loopback: Cidr = if ipv4 { "127.0.0.0/8" } else { "::1/128" }
+        .parse()
+        .expect("a constant");
+    let mut local = Expr::family(ipv4).to_vec();
+    local.push(Expr::daddr(ipv4, Register(0)));
+    local.extend(match_prefix(CmpOp::Eq, loopback));
+    local.push(Expr::Verdict(Verdict::Return));
+    t.rule("hostports", local);
+
+    let translate = |map: String, mut rule: Vec<Expr>| {
+        let addr = Register(8);
+        rule.push(Expr::Map {
+            map,
+            sreg: Register(0),
+            dreg: addr,
+        });
+        let port = Register(8 + width(ipv4));
+        rule.push(Expr::Nat {
+            kind: NatKind::Dnat,
+            ipv4,
+            addr,
+            port,
+        });
+        rule
+    };
+    let mut with_address = Expr::family(ipv4).to_vec();
+    let next = width(ipv4);
+    with_address.extend([
+        Expr::daddr(ipv4, Register(0)),
+        Expr::l4proto(Register(next)),
+        Expr::dport(Register(next + 1)),
+    ]);
+    t.rule("hostports", translate(format!("hostip{n}"), with_address));
+    let mut without = Expr::family(ipv4).to_vec();
+    without.extend([Expr::l4proto(Register(0)), Expr::dport(Register(1))]);
+    t.rule("hostports", translate(format!("hostport{n}"), without));
+}
+
+/// An element of a set without data.
+pub(crate) fn plain(key: Vec<u8>) -> Element {
+    Element { key, data: None }
+}

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is attached, on disk: one file per attachment, with the configuration that was used. DEL
+//! and CHECK work from it, so they do the right thing after the configuration has changed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::conf::{self, NetworkList};
+use crate::network::{Attachment, Error};
+use crate::types::AddResult;
+
+const KIND: &str = "podwright-attachment/v1";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Record {
+    kind: String,
+    network: String,
+    pub(crate) attachment: Attachment,
+    list: Value,
+    /// Of ADD; none when ADD did not come to its end.
+    pub(crate) result: Option<AddResult>,
+}
+
+impl Record {
+    pub(crate) fn new(attachment: &Attachment, list: &NetworkList) -> Record {
+        Record {
+            kind: KIND.to_owned(),
+            network: list.name.clone(),
+            attachment: attachment.clone(),
+            list: list.raw.clone(),
+            result: None,
+        }
+    }
+
+    pub(crate) fn list(&self) -> Result<NetworkList, Error> {
+        conf::parse(self.list.clone()).map_err(|e| {
+            Error::Config(format!(
+                "as attached, of container {}: {e}",
+                self.attachment.container_id
+            ))
+        })
+    }
+}
+
+/// The directory of records.
+pub(crate) struct Records {
+    dir: PathBuf,
+}
+
+impl Records {
+    pub(crate) fn new(dir: &Path) -> Records {
+        Records {
+            dir: dir.to_owned(),
+        }
+    }
+
+    /// Both parts have been checked: no '/' in either.
+    fn path(&self, container_id: &str, ifname: &str) -> PathBuf {
+        self.dir.join(format!("{container_id}-{ifname}.json"))
+    }
+
+    /// Written to the side and renamed, so that a reader sees the old one or the new one.
+    pub(crate) fn write(&self, record: &Record) -> Result<(), Error> {
+        let path = self.path(&record.attachment.container_id, &record.attachment.ifname);
+        let side = path.with_extension("tmp");
+        let text = serde_json::to_vec(record).expect("plain data always encodes");
+        fs::create_dir_all(&self.dir)
+            .and_then(|()| fs::write(&side, text))
+            .and_then(|()| fs::rename(&side, &path))
+            .map_err(|source| Error::State {
+                what: "writing",
+                path,
+                source,
+            })
+    }
+
+    pub(crate) fn find(&self, container_id: &str, ifname: &str) -> Result<Option<Record>, Error> {
+        read(&self.path(container_id, ifname))
+    }
+
+    pub(crate) fn remove(&self, record: &Record) -> Result<(), Error> {
+        let path = self.path(&record.attachment.container_id, &record.attachment.ifname);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::State {
+                what: "removing",
+                path,
+                source: error,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn all(&self) -> Result<Vec<Record>, Error> {
+        let unreadable = |source| Error::State {
+            what: "reading",
+            path: self.dir.clone(),
+            source,
+        };
+        let entries = match fs::read_dir(&self.dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.map_err(unreadable)?,
+        };
+        let mut records = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(unreadable)?.path();
+            if path.extension().is_some_and(|e| e == "json") {
+                records.extend(read(&path)?);
+            }
+        }
+        Ok(records)
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Record>, Error> {
+    let failed = |source| Error::State {
+        what: "reading",
+        path: path.to_owned(),
+        source,
+    };
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(failed)?,
+    };
+    let record: Record = serde_json::from_slice(&text).map_err(|e| failed(e.into()))?;
+    if record.kind != KIND {
+        let text = format!("kind {:?} is not {KIND}", record.kind);
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
+    }
+    Ok(Some(record))
+}

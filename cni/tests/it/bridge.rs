@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pods on a bridge: reachability, masquerade, host ports, and that nothing is left afterwards.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use cni::{Attachment, Capabilities, Network, PortMapping, Protocol, netns};
+
+use crate::place::{ask_tcp, ask_udp, in_new_host, run, serve_tcp, serve_udp};
+
+pub(crate) struct Host {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) network: Network,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Host {
+    /// A network with podwright's own configuration, in the namespaces of this thread.
+    pub(crate) fn new() -> Host {
+        let dir = tempfile::tempdir().expect("a directory");
+        let conf = dir.path().join("conf");
+        std::fs::create_dir(&conf).expect("mkdir");
+        let text = cni::default_conflist("pwt0", "10.42.0.0/24", "10.42.0.0/16", "pwt");
+        std::fs::write(conf.join("10-podwright.conflist"), text).expect("write");
+        let network = Network::load(&conf, &dir.path().join("bin"), &dir.path().join("state"));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime");
+        Host {
+            dir,
+            network,
+            runtime,
+        }
+    }
+
+    pub(crate) fn run<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    pub(crate) fn attachment(&self, name: &str, ports: &[PortMapping]) -> Attachment {
+        Attachment {
+            container_id: name.to_owned(),
+            netns: self.dir.path().join("netns").join(name),
+            ifname: "eth0".into(),
+            pod_name: name.into(),
+            pod_namespace: "default".into(),
+            pod_uid: "u".into(),
+            capabilities: Capabilities {
+                port_mappings: ports.to_vec(),
+                ..Capabilities::default()
+            },
+        }
+    }
+
+    /// A pod: its namespace's path and its address.
+    pub(crate) fn pod(&self, name: &str, ports: &[PortMapping]) -> (PathBuf, std::net::IpAddr) {
+        let attachment = self.attachment(name, ports);
+        netns::create(&attachment.netns).expect("netns");
+        let result = self
+            .run(self.network.add(&attachment))
+            .unwrap_or_else(|e| panic!("{}", report(&e)));
+        (attachment.netns, result.ips[0].address.addr)
+    }
+
+    fn gone(&self, name: &str) {
+        self.run(self.network.del(&self.attachment(name, &[])))
+            .unwrap_or_else(|e| panic!("{}", report(&e)));
+        netns::remove(&self.attachment(name, &[]).netns).expect("remove");
+    }
+
+    fn leases(&self) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.dir.path().join("state/networks/podwright"))
+        else {
+            return vec![];
+        };
+        let names = entries.map(|e| e.expect("entry").file_name().into_string().expect("a name"));
+        names
+            .filter(|n| n.parse::<std::net::IpAddr>().is_ok())
+            .collect()
+    }
+}
+
+pub(crate) fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    text
+}
+
+pub(crate) fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
+    netns::run(netns, work).expect("enter")
+}
+
+/// A neighbour of the host on 192.0.2.0/24: host .1, neighbour .2, without a route to the pods.
+pub(crate) fn neighbour(host: &Host) -> PathBuf {
+    let path = host.dir.path().join("netns/neighbour");
+    netns::create(&path).expect("netns");
+    let file = path.to_str().expect("utf-8");
+    run(
+        "ip",
+        &["link", "add", "up0", "type", "veth", "peer", "name", "out0"],
+    );
+    run("ip", &["link", "set", "out0", "netns", file]);
+    run("ip", &["addr", "add", "192.0.2.1/24", "dev", "up0"]);
+    run("ip", &["link", "set", "up0", "up"]);
+    inside(&path, || {
+        run("ip", &["addr", "add", "192.0.2.2/24", "dev", "out0"]);
+        run("ip", &["link", "set", "out0", "up"]);
+    });
+    path
+}
+
+pub(crate) fn at(ip: impl Into<std::net::IpAddr>, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.into(), port)
+}
+
+#[test]
+fn two_pods_reach_each_other_the_host_and_the_world() {
+    in_new_host(|| {
+        let host = Host::new();
+        let outside = neighbour(&host);
+        let (a, a_ip) = host.pod("a", &[]);
+        let (b, b_ip) = host.pod("b", &[]);
+        inside(&b, || serve_tcp(at(b_ip, 80), "b"));
+        inside(&outside, || {
+            serve_tcp("192.0.2.2:80".parse().expect("address"), "out")
+        });
+        let said = inside(&a, || ask_tcp(at(b_ip, 80)).expect("pod to pod"));
+        assert_eq!(said, format!("b {a_ip}"));
+        assert_eq!(ask_tcp(at(b_ip, 80)).expect("host to pod"), "b 10.42.0.1");
+        inside(&a, || {
+            run("busybox", &["ping", "-c1", "-W2", &b_ip.to_string()])
+        });
+        run("ip", &["route", "add", "default", "via", "192.0.2.2"]);
+        let said = inside(&a, || {
+            ask_tcp("192.0.2.2:80".parse().expect("address")).expect("out")
+        });
+        assert_eq!(said, "out 192.0.2.1", "masqueraded");
+        host.run(host.network.check(&host.attachment("a", &[])))
+            .expect("check");
+        host.run(host.network.status()).expect("status");
+
+        // Namespace first, DEL afterwards; and DEL twice.
+        netns::remove(&a).expect("remove");
+        host.gone("a");
+        host.gone("a");
+        host.gone("b");
+        assert_eq!(host.leases(), Vec::<String>::new());
+        let rules = run("nft", &["list", "table", "inet", "pwt-cni"]);
+        assert!(!rules.contains("10.42.0.2"), "{rules}");
+        cni::cleanup("pwt0", "pwt").expect("cleanup");
+        cni::cleanup("pwt0", "pwt").expect("and again");
+        assert_eq!(run("nft", &["list", "ruleset"]), "");
+        assert!(!run("ip", &["link"]).contains("pw"), "links are left");
+    });
+}
+
+#[test]
+fn host_ports_lead_to_their_pod_only_from_local_addresses() {
+    in_new_host(|| {
+        let host = Host::new();
+        let outside = neighbour(&host);
+        let port = |host_port, protocol| PortMapping {
+            host_port,
+            container_port: 80,
+            protocol,
+            host_ip: None,
+        };
+        let ports = [port(8080, Protocol::Tcp), port(5353, Protocol::Udp)];
+        let (a, a_ip) = host.pod("a", &ports);
+        let (b, b_ip) = host.pod("b", &[]);
+        inside(&a, || {
+            serve_tcp(at(a_ip, 80), "a");
+            serve_udp(at(a_ip, 80), "a");
+        });
+        let node = at([192, 0, 2, 1], 8080);
+        assert_eq!(
+            inside(&outside, || ask_tcp(node)).expect("from outside"),
+            "a 192.0.2.2"
+        );
+        assert_eq!(
+            inside(&b, || ask_tcp(node)).expect("from a pod"),
+            format!("a {b_ip}")
+        );
+        assert!(ask_tcp(node).expect("from the host").starts_with("a "));
+        assert_eq!(
+            inside(&a, || ask_tcp(node)).expect("from the pod itself"),
+            "a 10.42.0.1"
+        );
+        // Only what is meant for this host: port 8080 of others is theirs.
+        inside(&outside, || {
+            serve_tcp("192.0.2.2:8080".parse().expect("address"), "theirs")
+        });
+        let theirs = inside(&b, || ask_tcp(at([192, 0, 2, 2], 8080))).expect("not hijacked");
+        assert_eq!(theirs, "theirs 192.0.2.1");
+
+        // The port is taken, and stays with its owner when the second gives up.
+        let second = host.attachment("c", &ports[..1]);
+        netns::create(&second.netns).expect("netns");
+        let error = report(&host.run(host.network.add(&second)).expect_err("taken"));
+        assert!(
+            error.contains("plugin portmap") && error.contains("File exists"),
+            "{error}"
+        );
+        assert_eq!(
+            inside(&outside, || ask_tcp(node)).expect("still there"),
+            "a 192.0.2.2"
+        );
+        assert_eq!(host.leases().len(), 2, "the failed pod's lease is back");
+        host.run(host.network.check(&host.attachment("a", &ports)))
+            .expect("check");
+
+        // A UDP flow follows the port to the next pod that holds it.
+        let client = inside(&outside, || UdpSocket::bind("192.0.2.2:4000")).expect("bind");
+        let udp = at([192, 0, 2, 1], 5353);
+        assert_eq!(ask_udp(&client, udp).expect("answer"), "a 192.0.2.2");
+        host.gone("a");
+        let (d, d_ip) = host.pod("d", &ports);
+        inside(&d, || serve_udp(at(d_ip, 80), "d"));
+        assert_eq!(ask_udp(&client, udp).expect("answer"), "d 192.0.2.2");
+    });
+}
+
+#[test]
+fn gc_takes_what_a_crash_left() {
+    in_new_host(|| {
+        let host = Host::new();
+        host.pod("a", &[]);
+        host.pod("b", &[]);
+        // "b" was cut off after its lease and link were made, before anything was written.
+        std::fs::remove_file(host.dir.path().join("state/results/b-eth0.json")).expect("a record");
+        host.run(host.network.gc(&[("a".into(), "eth0".into())]))
+            .expect("gc");
+        assert_eq!(host.leases(), ["10.42.0.2"]);
+        let links = run("ip", &["-o", "link", "show", "master", "pwt0"]);
+        assert_eq!(links.lines().count(), 1, "{links}");
+        host.run(host.network.check(&host.attachment("a", &[])))
+            .expect("a is as it was");
+        host.run(host.network.gc(&[])).expect("gc");
+        assert_eq!(host.leases(), Vec::<String>::new());
+    });
+}
+
+#[test]
+fn a_failed_attachment_leaves_nothing() {
+    in_new_host(|| {
+        let host = Host::new();
+        let mut attachment = host.attachment("a", &[]);
+        attachment.netns = "/nowhere".into();
+        let error = report(
+            &host
+                .run(host.network.add(&attachment))
+                .expect_err("no netns"),
+        );
+        assert!(
+            error.contains("plugin bridge of network podwright failed at ADD"),
+            "{error}"
+        );
+        assert!(error.contains("/nowhere"), "{error}");
+        assert_eq!(host.leases(), Vec::<String>::new());
+        assert!(!run("ip", &["link"]).contains("pwt0@"), "no port");
+        assert!(!host.dir.path().join("state/results/a-eth0.json").exists());
+    });
+}
+
+#[test]
+fn status_names_file_and_field_and_recovers() {
+    let host = Host::new();
+    let file = host.dir.path().join("conf/10-podwright.conflist");
+    let good = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, good.replace("\"bridge\": \"pwt0\"", "\"bridge\": 7")).expect("write");
+    let error = report(&host.run(host.network.status()).expect_err("wrong"));
+    assert!(
+        error.contains("10-podwright.conflist: field plugins[0].bridge: invalid type"),
+        "{error}"
+    );
+    std::fs::write(&file, &good[..40]).expect("write");
+    let error = report(&host.run(host.network.status()).expect_err("cut"));
+    assert!(
+        error.contains("is not valid JSON") && error.contains("line"),
+        "{error}"
+    );
+    std::fs::remove_file(&file).expect("remove");
+    let error = report(&host.run(host.network.status()).expect_err("none"));
+    assert!(error.contains("no network configuration"), "{error}");
+    std::fs::write(&file, good).expect("write");
+    host.run(host.network.status()).expect("mended");
+}
