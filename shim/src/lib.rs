@@ -3,6 +3,13 @@
 //!
 //! A library without async and without threads. Its callers are `podwright-shim` (this crate's
 //! executable), `cri` (which compiles plans and talks to shims) and `podwright oci`.
+//!
+//! - [`plan`]: what to start, as plain data.
+//! - [`launch`]: starts it. Needs Linux 5.12 and root.
+//! - [`protocol`]: what a daemon and a shim say to each other.
+//! - [`sys`]: the system calls underneath, and the only unsafe code.
 
+pub mod launch;
 pub mod plan;
 pub mod protocol;
+pub mod sys;

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The child's half: from clone to exec. Nothing in here allocates or takes a lock.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::prepare::Prepared;
+use super::report::{self, Step};
+use super::{Gate, Stdio, filesystem, identity};
+use crate::sys::{self, Errno, mounts, socket};
+
+/// What failed: the step, the index within the plan's list, and why.
+pub(super) type Failed = (Step, usize, Errno);
+
+/// Adds the step to an errno.
+pub(super) fn at(step: Step) -> impl Fn(Errno) -> Failed {
+    move |errno| (step, 0, errno)
+}
+
+/// Sets the process up, waits at the gate, and becomes the program. Never returns.
+pub(super) fn run(
+    prepared: &mut Prepared,
+    stdio: &Stdio,
+    gate: &Gate,
+    channel: BorrowedFd<'_>,
+) -> ! {
+    let (step, index, errno) = match set_up_and_exec(prepared, stdio, gate, channel) {
+        Ok(never) => match never {},
+        Err(failed) => failed,
+    };
+    let told = socket::send(channel, &report::encode(step, index, errno), &[]);
+    if told.is_err() {
+        // The parent is gone, which is usual with a FIFO gate: the stream is all that is left.
+        let _ = sys::write(
+            sys::stdio(2),
+            b"podwright: the program could not be executed\n",
+        );
+    }
+    sys::exit(if errno == libc::ENOENT { 127 } else { 126 })
+}
+
+fn set_up_and_exec(
+    prepared: &mut Prepared,
+    stdio: &Stdio,
+    gate: &Gate,
+    channel: BorrowedFd<'_>,
+) -> Result<std::convert::Infallible, Failed> {
+    // Until exec, nobody may look into this copy of the runtime through /proc/<pid>.
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(at(Step::Session))?;
+    sys::reset_signals().map_err(at(Step::Session))?;
+    sys::umask(0);
+    sys::setsid().map_err(at(Step::Session))?;
+    join_cgroups(prepared)?;
+    oom_score(prepared)?;
+    join_namespaces(prepared)?;
+    names(prepared)?;
+    sysctls(prepared)?;
+    let terminal = filesystem::set_up(prepared, matches!(stdio, Stdio::Terminal))?;
+    standard_streams(prepared, stdio, terminal.as_ref())?;
+    identity::limits(&prepared.process)?;
+    identity::enter_directory(prepared)?;
+    identity::become_user(&prepared.process)?;
+    let program = identity::find_program(&prepared.process)?;
+    sys::cloexec_from(3).map_err(at(Step::Stdio))?;
+    let master = terminal.as_ref().map(|pair| [pair.master.as_fd()]);
+    let fds: &[BorrowedFd<'_>] = master.as_ref().map_or(&[], |fd| fd.as_slice());
+    socket::send(channel, &report::encode(Step::Ready, 0, 0), fds).map_err(at(Step::Channel))?;
+    wait_at(gate, channel)?;
+    identity::confine(&mut prepared.process)?;
+    let process = &prepared.process;
+    let errno = match (&process.executable, process.candidates.get(program)) {
+        (Some(file), _) => sys::fexecve(file.as_fd(), &process.args, &process.env),
+        (None, Some(path)) => sys::execve(path, &process.args, &process.env),
+        (None, None) => libc::ENOENT,
+    };
+    Err((Step::Exec, 0, errno))
+}
+
+fn wait_at(gate: &Gate, channel: BorrowedFd<'_>) -> Result<(), Failed> {
+    let mut byte = [0];
+    let read = match gate {
+        Gate::Open => return Ok(()),
+        Gate::Parent => sys::read(channel, &mut byte),
+        Gate::Fifo(fifo) => sys::read(fifo.as_fd(), &mut byte),
+    };
+    match read {
+        Ok(1) => Ok(()),
+        // The parent is gone without a word: this process was never wanted.
+        Ok(_) => sys::exit(0),
+        Err(errno) => Err((Step::Gate, 0, errno)),
+    }
+}
+
+fn join_cgroups(prepared: &Prepared) -> Result<(), Failed> {
+    for (index, procs) in prepared.v1.iter().enumerate() {
+        sys::write(procs.as_fd(), b"0").map_err(|errno| (Step::JoinCgroup, index, errno))?;
+    }
+    if prepared.new_cgroup_namespace {
+        sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::JoinCgroup))?;
+    }
+    Ok(())
+}
+
+/// Written before the mount namespace is left: this /proc is the host's.
+fn oom_score(prepared: &Prepared) -> Result<(), Failed> {
+    match &prepared.process.oom_score_adj {
+        None => Ok(()),
+        Some(score) => {
+            write_file(c"/proc/self/oom_score_adj", score.to_bytes()).map_err(at(Step::OomScore))
+        }
+    }
+}
+
+fn write_file(path: &std::ffi::CStr, value: &[u8]) -> sys::Sys<()> {
+    let file = mounts::openat(mounts::cwd(), path, libc::O_WRONLY, 0)?;
+    sys::write(file.as_fd(), value).map(drop)
+}
+
+fn join_namespaces(prepared: &Prepared) -> Result<(), Failed> {
+    for (index, (file, kinds)) in prepared.namespaces.iter().enumerate() {
+        sys::setns(file.as_fd(), *kinds).map_err(|errno| (Step::JoinNamespace, index, errno))?;
+    }
+    Ok(())
+}
+
+fn names(prepared: &Prepared) -> Result<(), Failed> {
+    if let Some(name) = &prepared.hostname {
+        sys::sethostname(name.to_bytes()).map_err(at(Step::Hostname))?;
+    }
+    if let Some(name) = &prepared.domainname {
+        sys::setdomainname(name.to_bytes()).map_err(at(Step::Domainname))?;
+    }
+    Ok(())
+}
+
+/// Through the host's /proc, which shows the values of the writer's own namespaces.
+fn sysctls(prepared: &Prepared) -> Result<(), Failed> {
+    for (index, (path, value)) in prepared.sysctls.iter().enumerate() {
+        write_file(path, value.to_bytes()).map_err(|errno| (Step::Sysctl, index, errno))?;
+    }
+    Ok(())
+}
+
+/// Makes 0, 1 and 2 the new process's streams, and gives them to its user, so that it may open
+/// /dev/stdout.
+fn standard_streams(
+    prepared: &Prepared,
+    stdio: &Stdio,
+    terminal: Option<&filesystem::Terminal>,
+) -> Result<(), Failed> {
+    let failed = at(Step::Stdio);
+    let streams: [&OwnedFd; 3] = match (stdio, terminal) {
+        (Stdio::Streams([stdin, stdout, stderr]), _) => [stdin, stdout, stderr],
+        (Stdio::Terminal, Some(pair)) => [&pair.slave, &pair.slave, &pair.slave],
+        (Stdio::Terminal, None) => return Err(failed(libc::ENOTTY)),
+    };
+    for (number, stream) in streams.into_iter().enumerate() {
+        give_to_user(stream, prepared.process.uid).map_err(&failed)?;
+        sys::dup_to(stream.as_fd(), number as i32).map_err(&failed)?;
+    }
+    if terminal.is_some() {
+        sys::set_controlling_terminal(sys::stdio(0)).map_err(&failed)?;
+    }
+    if let (Some(_), Some((columns, rows))) = (terminal, prepared.process.console_size) {
+        sys::set_window_size(sys::stdio(0), columns, rows).map_err(&failed)?;
+    }
+    Ok(())
+}
+
+/// Device files that are no terminals (/dev/null) stay as they are: they are the host's.
+fn give_to_user(stream: &OwnedFd, uid: u32) -> sys::Sys<()> {
+    const UNIX98_SLAVES: std::ops::RangeInclusive<u32> = 136..=143;
+    let stat = mounts::fstat(stream.as_fd())?;
+    let device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
+    let regular = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    let terminal = device && UNIX98_SLAVES.contains(&libc::major(stat.st_rdev));
+    if stat.st_uid == uid || regular || (device && !terminal) {
+        return Ok(());
+    }
+    match mounts::fchown(stream.as_fd(), uid, u32::MAX) {
+        // Not every kind of stream has an owner that can be changed.
+        Err(libc::EINVAL | libc::EPERM | libc::EROFS) | Ok(()) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Executes launch plans: clone3, namespaces, mounts, identity, exec.
+//!
+//! Two halves. The parent prepares: it turns every path into a C string, opens bind sources and
+//! namespace files, and makes detached copies of bind mounts, all of which may fail or allocate.
+//! The child only performs system calls on what was prepared, and reports the first failure as a
+//! few numbers, which the parent turns into words with the plan at hand.
+
+mod child;
+mod filesystem;
+mod identity;
+mod prepare;
+mod report;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::plan::{CgroupJoin, LaunchPlan, ProcessPlan};
+use crate::sys::{self, Clone, Errno, events, socket};
+
+pub use prepare::readonly_file;
+pub use report::{Blame, LaunchError, Step, reason};
+
+/// The child has this long to set itself up; only a hung filesystem takes it.
+const SETUP_DEADLINE_MS: i32 = 30_000;
+
+/// Standard streams of a new process.
+#[derive(Debug)]
+pub enum Stdio {
+    /// stdin, stdout, stderr.
+    Streams([OwnedFd; 3]),
+    /// A new terminal in the container's own devpts; its master is in [`Launched::terminal`].
+    Terminal,
+}
+
+/// What holds a process back between set-up and exec.
+#[derive(Debug)]
+pub enum Gate {
+    /// [`Launched::start`], or the end of this process, in which case it never runs.
+    Parent,
+    /// One byte in a FIFO, opened for reading and writing: `start` comes from another process.
+    Fifo(OwnedFd),
+    /// Nothing.
+    Open,
+}
+
+/// A process that is set up.
+#[derive(Debug)]
+pub struct Launched {
+    /// In this process's pid namespace.
+    pub pid: u32,
+    pub pidfd: OwnedFd,
+    /// The master side of its terminal, with [`Stdio::Terminal`].
+    pub terminal: Option<OwnedFd>,
+    /// What was clamped because this process lacks a privilege.
+    pub notes: Vec<String>,
+    channel: OwnedFd,
+    words: report::Words,
+}
+
+/// Makes a container: everything up to, not including, its exec.
+///
+/// Call it from a process with one thread (see [`sys::clone3`]). On failure no process is left.
+///
+/// # Errors
+/// The step that failed and its errno, in words.
+pub fn launch(
+    plan: &LaunchPlan,
+    stdio: Stdio,
+    gate: Gate,
+    sandbox: Option<BorrowedFd<'_>>,
+) -> Result<Launched, LaunchError> {
+    let (prepared, notes) = prepare::container(plan, sandbox)?;
+    spawn(prepared, stdio, gate, notes, report::Words::of_plan(plan))
+}
+
+/// Starts a process in the namespaces of a running one.
+///
+/// # Errors
+/// As [`launch`].
+pub fn execute(
+    target: BorrowedFd<'_>,
+    cgroup: &CgroupJoin,
+    process: &ProcessPlan,
+    stdio: Stdio,
+) -> Result<Launched, LaunchError> {
+    let (prepared, notes) = prepare::exec(target, cgroup, process)?;
+    spawn(
+        prepared,
+        stdio,
+        Gate::Parent,
+        notes,
+        report::Words::of_process(process),
+    )
+}
+
+fn spawn(
+    mut prepared: prepare::Prepared,
+    stdio: Stdio,
+    gate: Gate,
+    notes: Vec<String>,
+    words: report::Words,
+) -> Result<Launched, LaunchError> {
+    let (ours, theirs) = socket::pair().map_err(|errno| words.error(Step::Channel, 0, errno))?;
+    let own_pid_namespace = enter_pid_namespace(&prepared)
+        .map_err(|errno| words.error(Step::JoinNamespace, 0, errno))?;
+    let cloned = sys::clone3(
+        prepared.clone_flags,
+        prepared.unified.as_ref().map(AsFd::as_fd),
+    );
+    if let Ok(Clone::Child) = cloned {
+        child::run(&mut prepared, &stdio, &gate, theirs.as_fd());
+    }
+    if let Some(own) = own_pid_namespace {
+        sys::setns(own.as_fd(), libc::CLONE_NEWPID)
+            .map_err(|errno| words.error(Step::JoinNamespace, 0, errno))?;
+    }
+    let (pid, pidfd) = match cloned {
+        Ok(Clone::Parent { pid, pidfd }) => (pid, pidfd),
+        Ok(Clone::Child) => sys::exit(127),
+        Err(errno) => return Err(words.error(Step::Clone, 0, errno)),
+    };
+    drop((theirs, stdio, gate, prepared));
+    let mut launched = Launched {
+        pid,
+        pidfd,
+        terminal: None,
+        notes,
+        channel: ours,
+        words,
+    };
+    match launched.hear(SETUP_DEADLINE_MS) {
+        Ok(_) => Ok(launched),
+        Err(error) => {
+            launched.abandon();
+            Err(error)
+        }
+    }
+}
+
+/// A pid namespace is joined by the parent, for its children; returns the way back.
+fn enter_pid_namespace(prepared: &prepare::Prepared) -> Result<Option<OwnedFd>, Errno> {
+    let Some(namespace) = &prepared.pid_namespace else {
+        return Ok(None);
+    };
+    let own = sys::mounts::openat(sys::mounts::cwd(), c"/proc/self/ns/pid", libc::O_RDONLY, 0)?;
+    sys::setns(namespace.as_fd(), libc::CLONE_NEWPID)?;
+    Ok(Some(own))
+}
+
+impl Launched {
+    /// Lets the process exec, and waits until it has.
+    ///
+    /// # Errors
+    /// When exec fails or the process died before it.
+    pub fn start(&mut self) -> Result<(), LaunchError> {
+        socket::send(self.channel.as_fd(), &[1], &[])
+            .map_err(|errno| self.words.error(Step::Gate, 0, errno))?;
+        match self.hear(SETUP_DEADLINE_MS)? {
+            report::Heard::Ready => Err(self.words.error(Step::Gate, 0, libc::EPROTO)),
+            report::Heard::Closed => Ok(()),
+        }
+    }
+
+    /// Kills and reaps a process that will not be started.
+    pub fn abandon(&self) {
+        // Both fail only when it is gone, which is what is wanted.
+        let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        let _ = sys::reap(Some(self.pid), true);
+    }
+
+    /// Waits for the child's next word. The end of the channel means: it has executed.
+    fn hear(&mut self, deadline_ms: i32) -> Result<report::Heard, LaunchError> {
+        let silent = match events::wait_readable(self.channel.as_fd(), deadline_ms) {
+            Ok(true) => None,
+            Ok(false) => Some(libc::ETIMEDOUT),
+            Err(errno) => Some(errno),
+        };
+        if let Some(errno) = silent {
+            return Err(self.words.error(Step::Channel, 0, errno));
+        }
+        let mut buffer = [0; report::REPORT_SIZE];
+        let (length, fds) = socket::receive(self.channel.as_fd(), &mut buffer)
+            .map_err(|errno| self.words.error(Step::Channel, 0, errno))?;
+        if let Some(terminal) = fds.into_iter().flatten().next() {
+            self.terminal = Some(terminal);
+        }
+        if length == 0 {
+            return Ok(report::Heard::Closed);
+        }
+        match report::decode(&buffer) {
+            Some((Step::Ready, ..)) => Ok(report::Heard::Ready),
+            Some((step, index, errno)) => Err(self.words.error(step, index, errno)),
+            None => Err(self.words.error(Step::Channel, 0, libc::EPROTO)),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+//! How a child tells its parent what failed: three numbers, which become words here.
+
+use std::fmt;
+
+use crate::plan::{LaunchPlan, MountKind, ProcessPlan};
+use crate::sys::Errno;
+
+/// What the child was doing. The index that goes with it counts within the plan's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Step {
+    Ready,
+    Channel,
+    Prepare,
+    Clone,
+    JoinCgroup,
+    JoinNamespace,
+    OomScore,
+    Hostname,
+    Domainname,
+    Sysctl,
+    Propagation,
+    RootFs,
+    MountTarget,
+    Mount,
+    Device,
+    Symlink,
+    Terminal,
+    MaskedPath,
+    ReadonlyPath,
+    Pivot,
+    Stdio,
+    Session,
+    Rlimit,
+    Cwd,
+    Groups,
+    User,
+    Capabilities,
+    NoNewPrivileges,
+    Seccomp,
+    Lookup,
+    Gate,
+    Exec,
+}
+
+const STEPS: [Step; 32] = [
+    Step::Ready,
+    Step::Channel,
+    Step::Prepare,
+    Step::Clone,
+    Step::JoinCgroup,
+    Step::JoinNamespace,
+    Step::OomScore,
+    Step::Hostname,
+    Step::Domainname,
+    Step::Sysctl,
+    Step::Propagation,
+    Step::RootFs,
+    Step::MountTarget,
+    Step::Mount,
+    Step::Device,
+    Step::Symlink,
+    Step::Terminal,
+    Step::MaskedPath,
+    Step::ReadonlyPath,
+    Step::Pivot,
+    Step::Stdio,
+    Step::Session,
+    Step::Rlimit,
+    Step::Cwd,
+    Step::Groups,
+    Step::User,
+    Step::Capabilities,
+    Step::NoNewPrivileges,
+    Step::Seccomp,
+    Step::Lookup,
+    Step::Gate,
+    Step::Exec,
+];
+
+pub(crate) const REPORT_SIZE: usize = 12;
+
+pub(crate) enum Heard {
+    Ready,
+    Closed,
+}
+
+/// Encodes a report without allocation.
+pub(crate) fn encode(step: Step, index: usize, errno: Errno) -> [u8; REPORT_SIZE] {
+    let mut bytes = [0; REPORT_SIZE];
+    let words = [step as u32, index as u32, errno as u32];
+    for (slot, byte) in bytes
+        .iter_mut()
+        .zip(words.into_iter().flat_map(u32::to_ne_bytes))
+    {
+        *slot = byte;
+    }
+    bytes
+}
+
+pub(crate) fn decode(bytes: &[u8; REPORT_SIZE]) -> Option<(Step, usize, Errno)> {
+    let word = |at: usize| {
+        let bytes = bytes.get(at..at + 4)?;
+        Some(u32::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let step = *STEPS.get(word(0)? as usize)?;
+    Some((step, word(4)? as usize, word(8)? as Errno))
+}
+
+/// Who can mend it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The executable does not exist in the container (exit code 127 in runc's terms).
+    NotFound,
+    /// The executable may not be executed (126).
+    NotExecutable,
+    /// Anything else.
+    System,
+}
+
+/// Why a process could not be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchError {
+    pub step: Step,
+    pub errno: Errno,
+    pub blame: Blame,
+    /// What was attempted, on what, and the system's reason. Wording follows runc's where tools
+    /// look for it (`executable file not found in $PATH`).
+    pub message: String,
+}
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+impl LaunchError {
+    /// A failure of the parent's own preparation.
+    pub(crate) fn prepare(what: impl fmt::Display, errno: Errno) -> LaunchError {
+        LaunchError {
+            step: Step::Prepare,
+            errno,
+            blame: Blame::System,
+            message: format!("{what}: {}", reason(errno)),
+        }
+    }
+}
+
+/// The system's words for an errno, without Rust's suffix.
+pub fn reason(errno: Errno) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or(&text);
+    text.to_lowercase()
+}
+
+/// The parts of a plan that error messages quote.
+#[derive(Debug)]
+pub(crate) struct Words {
+    program: String,
+    cwd: String,
+    mounts: Vec<String>,
+    devices: Vec<String>,
+    masked: Vec<String>,
+    readonly: Vec<String>,
+    sysctls: Vec<String>,
+}
+
+impl Words {
+    pub(crate) fn of_process(process: &ProcessPlan) -> Words {
+        Words {
+            program: process.args.first().cloned().unwrap_or_default(),
+            cwd: process.cwd.clone(),
+            mounts: Vec::new(),
+            devices: Vec::new(),
+            masked: Vec::new(),
+            readonly: Vec::new(),
+            sysctls: Vec::new(),
+        }
+    }
+
+    pub(crate) fn of_plan(plan: &LaunchPlan) -> Words {
+        let describe = |mount: &crate::plan::Mount| match &mount.kind {
+            MountKind::Bind { source, .. } | MountKind::SandboxBind { source } => {
+                format!("{source:?} to rootfs at {:?}", mount.destination)
+            }
+            MountKind::Filesystem { fstype, .. } => {
+                format!("{fstype:?} to rootfs at {:?}", mount.destination)
+            }
+        };
+        Words {
+            mounts: plan.mounts.iter().map(describe).collect(),
+            devices: plan.devices.iter().map(|d| d.path.clone()).collect(),
+            masked: plan.masked_paths.clone(),
+            readonly: plan.readonly_paths.clone(),
+            sysctls: plan.sysctls.iter().map(|(key, _)| key.clone()).collect(),
+            ..Words::of_process(&plan.process)
+        }
+    }
+
+    pub(crate) fn error(&self, step: Step, index: usize, errno: Errno) -> LaunchError {
+        let (blame, message) = match step {
+            Step::Lookup | Step::Exec => self.executable(errno),
+            _ => (
+                Blame::System,
+                format!("{}: {}", self.attempt(step, index), reason(errno)),
+            ),
+        };
+        LaunchError {
+            step,
+            errno,
+            blame,
+            message,
+        }
+    }
+
+    fn executable(&self, errno: Errno) -> (Blame, String) {
+        let program = &self.program;
+        match errno {
+            libc::ENOENT if !program.contains('/') => (
+                Blame::NotFound,
+                format!("exec: {program:?}: executable file not found in $PATH"),
+            ),
+            libc::ENOENT | libc::ENOTDIR => (
+                Blame::NotFound,
+                format!("exec: {program:?}: stat {program}: {}", reason(errno)),
+            ),
+            libc::EACCES | libc::ENOEXEC | libc::EPERM => (
+                Blame::NotExecutable,
+                format!("exec: {program:?}: {}", reason(errno)),
+            ),
+            _ => (
+                Blame::System,
+                format!("exec: {program:?}: {}", reason(errno)),
+            ),
+        }
+    }
+
+    fn attempt(&self, step: Step, index: usize) -> String {
+        let named = |list: &[String]| list.get(index).cloned().unwrap_or_default();
+        match step {
+            Step::Channel | Step::Ready => "talking to the new process".into(),
+            Step::Prepare => "preparing the launch".into(),
+            Step::Clone => "creating the process".into(),
+            Step::JoinCgroup => "joining the cgroup".into(),
+            Step::JoinNamespace => "joining a namespace".into(),
+            Step::OomScore => "setting oom_score_adj".into(),
+            Step::Hostname => "setting the host name".into(),
+            Step::Domainname => "setting the domain name".into(),
+            Step::Sysctl => format!("writing sysctl {}", named(&self.sysctls)),
+            Step::Propagation => "setting mount propagation".into(),
+            Step::RootFs => "mounting the root filesystem".into(),
+            Step::MountTarget => format!("creating the mount point: {}", named(&self.mounts)),
+            Step::Mount => format!("error mounting {}", named(&self.mounts)),
+            Step::Device => format!("creating device node {}", named(&self.devices)),
+            Step::Symlink => "creating symbolic links".into(),
+            Step::Terminal => "opening a terminal".into(),
+            Step::MaskedPath => format!("masking {}", named(&self.masked)),
+            Step::ReadonlyPath => format!("making {} read-only", named(&self.readonly)),
+            Step::Pivot => "changing the root".into(),
+            Step::Stdio => "setting up standard streams".into(),
+            Step::Session => "starting a session".into(),
+            Step::Rlimit => "setting a resource limit".into(),
+            Step::Cwd => format!("chdir to cwd ({:?})", self.cwd),
+            Step::Groups => "setting groups".into(),
+            Step::User => "setting the user".into(),
+            Step::Capabilities => "setting capabilities".into(),
+            Step::NoNewPrivileges => "setting no_new_privs".into(),
+            Step::Seccomp => "loading the seccomp filter".into(),
+            Step::Gate => "waiting for start".into(),
+            Step::Lookup | Step::Exec => format!("exec {:?}", self.program),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_survives_the_channel() {
+        for (number, step) in STEPS.into_iter().enumerate() {
+            assert_eq!(step as usize, number, "STEPS is in declaration order");
+            let heard = decode(&encode(step, 7, libc::ENOENT));
+            assert_eq!(heard, Some((step, 7, libc::ENOENT)));
+        }
+    }
+
+    #[test]
+    fn a_missing_program_is_reported_in_the_words_that_tools_look_for() {
+        let words = Words::of_process(&ProcessPlan {
+            args: vec!["nosuch".into()],
+            ..ProcessPlan::default()
+        });
+        let error = words.error(Step::Lookup, 0, libc::ENOENT);
+        assert_eq!(error.blame, Blame::NotFound);
+        assert_eq!(
+            error.message,
+            "exec: \"nosuch\": executable file not found in $PATH"
+        );
+    }
+}

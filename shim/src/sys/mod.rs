@@ -1,0 +1,551 @@
+// SPDX-License-Identifier: Apache-2.0
+//! System calls behind safe signatures. Nothing here allocates, so all of it may be called between
+//! clone and exec. Errors are errno values: the caller knows what was attempted.
+#![expect(
+    unsafe_code,
+    reason = "this module is the crate's door to the kernel; callers see borrowed descriptors and C strings"
+)]
+
+pub mod events;
+pub mod mounts;
+pub mod socket;
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// An errno value.
+pub type Errno = i32;
+pub type Sys<T> = Result<T, Errno>;
+
+pub(crate) fn errno() -> Errno {
+    std::io::Error::last_os_error()
+        .raw_os_error()
+        .unwrap_or(libc::EIO)
+}
+
+pub(crate) fn check(result: i64) -> Sys<i64> {
+    if result < 0 { Err(errno()) } else { Ok(result) }
+}
+
+/// Takes ownership of a descriptor number that a system call has just returned.
+pub(crate) fn fresh_fd(result: i64) -> Sys<OwnedFd> {
+    let raw = check(result)? as RawFd;
+    // SAFETY: every caller passes the return value of a call that made a new descriptor, and it was
+    // checked not to be negative, so it is open and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// Borrows one of the first three descriptors, which every process here has open.
+pub fn stdio(number: RawFd) -> BorrowedFd<'static> {
+    debug_assert!((0..3).contains(&number));
+    // SAFETY: 0, 1 and 2 are open for the life of the process: nothing in this crate closes them.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// A bare system call of up to five word arguments that only names plain numbers.
+fn numbers(call: libc::c_long, a: usize, b: usize, c: usize, d: usize, e: usize) -> Sys<i64> {
+    // SAFETY: private to this file; every caller passes calls whose arguments are all numbers, so
+    // the kernel follows no pointer of ours.
+    check(unsafe { libc::syscall(call, a, b, c, d, e) })
+}
+
+/// The arguments of clone3(2), kernel 5.7 for `cgroup`.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// CLONE_CLEAR_SIGHAND (kernel 5.5) and CLONE_INTO_CGROUP (5.7), which exceed libc's `int`.
+const CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+const INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Which side of a clone we are on.
+pub enum Clone {
+    Child,
+    Parent { pid: u32, pidfd: OwnedFd },
+}
+
+/// Forks with namespaces (CLONE_NEW*) and, on cgroup v2, straight into a cgroup.
+///
+/// The child is a copy with one thread. It must not return to code that allocates or locks: if
+/// another thread of the parent held the allocator's lock, it is held for ever in the child.
+pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Sys<Clone> {
+    let mut pidfd: RawFd = -1;
+    let mut arguments = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64 | CLEAR_SIGHAND,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        arguments.flags |= INTO_CGROUP;
+        arguments.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `arguments` lives across the call and its size is passed; no new stack and no shared
+    // memory is asked for, so the child continues on its own copy of this stack.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw mut arguments,
+            std::mem::size_of::<CloneArgs>(),
+        )
+    };
+    match check(result)? {
+        0 => Ok(Clone::Child),
+        pid => Ok(Clone::Parent {
+            pid: pid as u32,
+            pidfd: fresh_fd(i64::from(pidfd))?,
+        }),
+    }
+}
+
+/// Ends the process at once, without any destructor.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: _exit takes a number and does not return.
+    unsafe { libc::_exit(code) }
+}
+
+pub fn setns(fd: BorrowedFd<'_>, kinds: i32) -> Sys<()> {
+    numbers(
+        libc::SYS_setns,
+        fd.as_raw_fd() as usize,
+        kinds as usize,
+        0,
+        0,
+        0,
+    )
+    .map(drop)
+}
+
+pub fn unshare(kinds: i32) -> Sys<()> {
+    numbers(libc::SYS_unshare, kinds as usize, 0, 0, 0, 0).map(drop)
+}
+
+/// prctl(2) operations that take numbers only.
+pub fn prctl(operation: i32, a: usize, b: usize) -> Sys<()> {
+    numbers(libc::SYS_prctl, operation as usize, a, b, 0, 0).map(drop)
+}
+
+pub fn setsid() -> Sys<()> {
+    numbers(libc::SYS_setsid, 0, 0, 0, 0, 0).map(drop)
+}
+
+pub fn umask(mask: u32) {
+    // umask(2) cannot fail.
+    let _ = numbers(libc::SYS_umask, mask as usize, 0, 0, 0, 0);
+}
+
+/// Sets real, effective and saved user id of the calling thread only (the raw call; glibc's wrapper
+/// would signal other threads).
+pub fn setresuid(uid: u32) -> Sys<()> {
+    let uid = uid as usize;
+    numbers(libc::SYS_setresuid, uid, uid, uid, 0, 0).map(drop)
+}
+
+/// As [`setresuid`], for the group.
+pub fn setresgid(gid: u32) -> Sys<()> {
+    let gid = gid as usize;
+    numbers(libc::SYS_setresgid, gid, gid, gid, 0, 0).map(drop)
+}
+
+pub fn setgroups(groups: &[u32]) -> Sys<()> {
+    // SAFETY: pointer and length come from one slice, which the kernel only reads.
+    check(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+#[repr(C)]
+struct CapHeader {
+    version: u32,
+    pid: i32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapData {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// Sets effective, permitted and inheritable capabilities (capset(2), version 3).
+pub fn capset(effective: u64, permitted: u64, inheritable: u64) -> Sys<()> {
+    let header = CapHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let half = |shift: u32| CapData {
+        effective: (effective >> shift) as u32,
+        permitted: (permitted >> shift) as u32,
+        inheritable: (inheritable >> shift) as u32,
+    };
+    let data = [half(0), half(32)];
+    // SAFETY: version 3 reads one header and two data elements, which is what the pointers show.
+    check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) }).map(drop)
+}
+
+/// The permitted capabilities of this process.
+pub fn permitted_capabilities() -> Sys<u64> {
+    let header = CapHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let mut data = [CapData::default(); 2];
+    // SAFETY: version 3 fills two data elements, which is what the array holds.
+    check(unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) })?;
+    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+}
+
+#[repr(C)]
+struct SockFprog {
+    length: u16,
+    filter: *const u8,
+}
+
+/// Installs a seccomp filter. `program` is an array of `struct sock_filter` (8 bytes each).
+pub fn seccomp_filter(program: &[u8]) -> Sys<()> {
+    let length = u16::try_from(program.len() / 8).map_err(|_| libc::EINVAL)?;
+    let fprog = SockFprog {
+        length,
+        filter: program.as_ptr(),
+    };
+    const SET_MODE_FILTER: usize = 1;
+    // SAFETY: `fprog` describes exactly the whole instructions in `program`; the kernel copies them
+    // and needs no alignment of ours (copy_from_user).
+    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0usize, &raw const fprog) })
+        .map(drop)
+}
+
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Sys<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: the new limit is read from a live struct; no old limit is asked for.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0usize,
+            resource,
+            &raw const limit,
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    })
+    .map(drop)
+}
+
+/// (soft, hard) of this process.
+pub fn rlimit(resource: u32) -> Sys<(u64, u64)> {
+    let mut limit = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the old limit is written to a live struct; no new limit is given.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0usize,
+            resource,
+            std::ptr::null::<libc::rlimit64>(),
+            &raw mut limit,
+        )
+    })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+pub fn sethostname(name: &[u8]) -> Sys<()> {
+    // SAFETY: pointer and length come from one slice.
+    check(unsafe { libc::syscall(libc::SYS_sethostname, name.as_ptr(), name.len()) }).map(drop)
+}
+
+pub fn setdomainname(name: &[u8]) -> Sys<()> {
+    // SAFETY: pointer and length come from one slice.
+    check(unsafe { libc::syscall(libc::SYS_setdomainname, name.as_ptr(), name.len()) }).map(drop)
+}
+
+/// A null-terminated array of C strings for execve(2). The strings must outlive it.
+#[derive(Debug)]
+pub struct PointerArray(Vec<*const libc::c_char>);
+
+impl PointerArray {
+    /// `spare` further slots can be filled with [`push`](Self::push) without allocation.
+    pub fn new(strings: &[std::ffi::CString], spare: usize) -> PointerArray {
+        let mut pointers = Vec::with_capacity(strings.len() + spare + 1);
+        pointers.extend(strings.iter().map(|string| string.as_ptr()));
+        pointers.push(std::ptr::null());
+        PointerArray(pointers)
+    }
+
+    /// Appends a string that lives until exec. Does nothing when no spare slot is left.
+    pub fn push(&mut self, string: &'static CStr) {
+        if self.0.len() < self.0.capacity() {
+            if let Some(last) = self.0.last_mut() {
+                *last = string.as_ptr();
+            }
+            self.0.push(std::ptr::null());
+        }
+    }
+}
+
+/// Replaces the program. Returns only on failure. The arrays' strings must be alive.
+pub fn execve(path: &CStr, args: &PointerArray, env: &PointerArray) -> Errno {
+    // SAFETY: `path` is a C string; both arrays end with a null pointer and their owner (the
+    // prepared launch) holds the strings.
+    unsafe { libc::execve(path.as_ptr(), args.0.as_ptr(), env.0.as_ptr()) };
+    errno()
+}
+
+/// As [`execve`], for an open file (execveat(2) with AT_EMPTY_PATH).
+pub fn fexecve(file: BorrowedFd<'_>, args: &PointerArray, env: &PointerArray) -> Errno {
+    // SAFETY: as in `execve`; the path is an empty C string.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            args.0.as_ptr(),
+            env.0.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    errno()
+}
+
+/// Marks every descriptor from `first` on close-on-exec (kernel 5.11).
+pub fn cloexec_from(first: u32) -> Sys<()> {
+    const CLOSE_RANGE_CLOEXEC: usize = 4;
+    numbers(
+        libc::SYS_close_range,
+        first as usize,
+        u32::MAX as usize,
+        CLOSE_RANGE_CLOEXEC,
+        0,
+        0,
+    )
+    .map(drop)
+}
+
+/// Makes `number` (0, 1 or 2) a copy of `fd`, kept open across exec.
+pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Sys<()> {
+    if fd.as_raw_fd() == number {
+        return numbers(
+            libc::SYS_fcntl,
+            number as usize,
+            libc::F_SETFD as usize,
+            0,
+            0,
+            0,
+        )
+        .map(drop);
+    }
+    numbers(
+        libc::SYS_dup3,
+        fd.as_raw_fd() as usize,
+        number as usize,
+        0,
+        0,
+        0,
+    )
+    .map(drop)
+}
+
+/// A copy of `fd` with a number of at least 3, closed on exec.
+pub fn dup_above_stdio(fd: BorrowedFd<'_>) -> Sys<OwnedFd> {
+    fresh_fd(numbers(
+        libc::SYS_fcntl,
+        fd.as_raw_fd() as usize,
+        libc::F_DUPFD_CLOEXEC as usize,
+        3,
+        0,
+        0,
+    )?)
+}
+
+/// Unblocks every signal and gives SIGPIPE its default back, which the Rust runtime ignores.
+pub fn reset_signals() -> Sys<()> {
+    let none: u64 = 0;
+    // SAFETY: the kernel reads an 8 byte mask and is told its size; no old mask is asked for.
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const none,
+            std::ptr::null_mut::<u64>(),
+            8usize,
+        )
+    })?;
+    // SAFETY: restores a default disposition; no handler of ours is involved.
+    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    if before == libc::SIG_ERR {
+        return Err(errno());
+    }
+    Ok(())
+}
+
+pub fn kill(pid: u32, signal: i32) -> Sys<()> {
+    let pid = i32::try_from(pid).map_err(|_| libc::ESRCH)?;
+    if pid <= 1 {
+        return Err(libc::ESRCH);
+    }
+    numbers(libc::SYS_kill, pid as usize, signal as usize, 0, 0, 0).map(drop)
+}
+
+pub fn pidfd_open(pid: u32) -> Sys<OwnedFd> {
+    fresh_fd(numbers(libc::SYS_pidfd_open, pid as usize, 0, 0, 0, 0)?)
+}
+
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Sys<()> {
+    numbers(
+        libc::SYS_pidfd_send_signal,
+        pidfd.as_raw_fd() as usize,
+        signal as usize,
+        0,
+        0,
+        0,
+    )
+    .map(drop)
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub pid: u32,
+    /// 128 + signal when a signal ended it.
+    pub code: i32,
+    pub signal: i32,
+}
+
+/// Collects one child that has ended; `pid` none means any. `None` when none has ended yet, or
+/// there are no children.
+pub fn reap(pid: Option<u32>, block: bool) -> Sys<Option<Ended>> {
+    let which = pid.map_or(-1, |pid| pid as i32);
+    let options = if block { 0 } else { libc::WNOHANG };
+    let mut status = 0;
+    // SAFETY: the status is written to a live variable.
+    let result = unsafe { libc::waitpid(which, &raw mut status, options) };
+    if result < 0 {
+        let errno = errno();
+        return if errno == libc::ECHILD {
+            Ok(None)
+        } else {
+            Err(errno)
+        };
+    }
+    if result == 0 {
+        return Ok(None);
+    }
+    let signal = if libc::WIFSIGNALED(status) {
+        libc::WTERMSIG(status)
+    } else {
+        0
+    };
+    let code = if signal > 0 {
+        128 + signal
+    } else {
+        libc::WEXITSTATUS(status)
+    };
+    Ok(Some(Ended {
+        pid: result as u32,
+        code,
+        signal,
+    }))
+}
+
+/// Wall clock, nanoseconds since the epoch.
+pub fn now() -> i64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| {
+            i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+        })
+}
+
+pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> Sys<usize> {
+    // SAFETY: pointer and length come from one slice.
+    let result = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    check(result as i64).map(|count| count as usize)
+}
+
+pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Sys<usize> {
+    // SAFETY: pointer and length come from one exclusively borrowed slice.
+    let result = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+    check(result as i64).map(|count| count as usize)
+}
+
+/// A pipe, (read end, write end), closed on exec.
+pub fn pipe() -> Sys<(OwnedFd, OwnedFd)> {
+    let mut ends = [-1; 2];
+    // SAFETY: the kernel writes two descriptors into an array of two.
+    check(i64::from(unsafe {
+        libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC)
+    }))?;
+    Ok((fresh_fd(i64::from(ends[0]))?, fresh_fd(i64::from(ends[1]))?))
+}
+
+pub fn set_nonblocking(fd: BorrowedFd<'_>) -> Sys<()> {
+    let flags = numbers(
+        libc::SYS_fcntl,
+        fd.as_raw_fd() as usize,
+        libc::F_GETFL as usize,
+        0,
+        0,
+        0,
+    )?;
+    numbers(
+        libc::SYS_fcntl,
+        fd.as_raw_fd() as usize,
+        libc::F_SETFL as usize,
+        flags as usize | libc::O_NONBLOCK as usize,
+        0,
+        0,
+    )
+    .map(drop)
+}
+
+/// Opens the slave side of a terminal by its master, without any path (TIOCGPTPEER, kernel 4.13).
+pub fn terminal_peer(master: BorrowedFd<'_>) -> Sys<OwnedFd> {
+    let unlock: i32 = 0;
+    // SAFETY: TIOCSPTLCK reads an int.
+    check(i64::from(unsafe {
+        libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock)
+    }))?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: TIOCGPTPEER takes open flags by value and returns a new descriptor.
+    fresh_fd(i64::from(unsafe {
+        libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags)
+    }))
+}
+
+pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> Sys<()> {
+    // SAFETY: TIOCSCTTY takes a number by value.
+    check(i64::from(unsafe {
+        libc::ioctl(terminal.as_raw_fd(), libc::TIOCSCTTY, 0)
+    }))
+    .map(drop)
+}
+
+pub fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> Sys<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCSWINSZ reads a winsize.
+    check(i64::from(unsafe {
+        libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const size)
+    }))
+    .map(drop)
+}
