@@ -1,7 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `podwright-shim`: parent of every process of one pod.
+//!
+//! ```text
+//! podwright-shim <pod directory> [<cgroup directory>...]
+//! ```
+//!
+//! It joins the cgroups, leaves its parent's session, answers `ready` on stdout when its socket
+//! listens, and then lives on its own. Errors before that go to stderr, with exit code 1.
 
-fn main() -> std::process::ExitCode {
-    eprintln!("podwright-shim: not implemented yet");
-    std::process::ExitCode::FAILURE
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use shim::daemon::Daemon;
+use shim::sys::{self, Clone, mounts};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    let Some(dir) = arguments.next() else {
+        eprintln!("usage: podwright-shim <pod directory> [<cgroup directory>...]");
+        return ExitCode::from(2);
+    };
+    match serve(Path::new(&dir), arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("podwright-shim: {}: {error}", dir.to_string_lossy());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(dir: &Path, cgroups: impl Iterator<Item = OsString>) -> std::io::Result<()> {
+    let raw = std::io::Error::from_raw_os_error;
+    for cgroup in cgroups {
+        std::fs::write(Path::new(&cgroup).join("cgroup.procs"), "0")?;
+    }
+    // The one who started us waits for this first process only.
+    if let Clone::Parent { .. } = sys::clone3(0, None).map_err(raw)? {
+        sys::exit(0);
+    }
+    sys::setsid().map_err(raw)?;
+    std::env::set_current_dir("/")?;
+    let daemon = Daemon::new(dir)?;
+    // As little likely to be killed as the processes it keeps are; refused without
+    // CAP_SYS_RESOURCE, which costs nothing but the preference.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+    let null = mounts::openat(mounts::cwd(), c"/dev/null", libc::O_RDWR, 0).map_err(raw)?;
+    sys::dup_to(null.as_fd(), 0).map_err(raw)?;
+    let log = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(dir.join("shim.log"))?;
+    sys::dup_to(log.as_fd(), 2).map_err(raw)?;
+    std::io::stdout().write_all(b"ready\n")?;
+    std::io::stdout().flush()?;
+    sys::dup_to(null.as_fd(), 1).map_err(raw)?;
+    drop((null, log));
+    daemon.run()
 }

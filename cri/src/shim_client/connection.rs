@@ -1,14 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One connection to a shim, shared by all clones of a [`Shim`].
+//!
+//! A reader task owns the receiving side: it hands replies to their callers and exits to the
+//! broadcast channel. It ends when the shim closes the connection or the last clone is dropped.
 
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use shim::plan::{CgroupJoin, LaunchPlan, ProcessPlan};
-use shim::protocol::{ContainerIo, ExitRecord, FailureKind, ProcessId, ShimState};
-use tokio::sync::broadcast;
+use shim::protocol::{
+    self, Answer, Body, ContainerIo, ExitRecord, FailureKind, Message, ProcessId, Request,
+    SOCKET_NAME, ShimState,
+};
+use shim::sys::socket;
+use shim::wire::{self, Packet};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncReadExt, Interest};
+use tokio::process::Command;
+use tokio::sync::{broadcast, oneshot};
 
 use super::Programs;
+
+/// Set-up of a container has 30 s inside the shim; everything else is quicker.
+const DEADLINE: Duration = Duration::from_secs(40);
+const SPAWN_DEADLINE: Duration = Duration::from_secs(10);
+/// Exits that a slow receiver may be behind before it has to look at the state.
+const EXITS_KEPT: usize = 256;
 
 /// How a pod's shim is started.
 #[derive(Debug, Clone)]
@@ -79,23 +101,171 @@ pub enum ShimError {
 /// A handle on one pod's shim. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Shim {
+    shared: Arc<Shared>,
+    reader: Arc<Reader>,
+}
+
+/// Aborts the reader task with the last handle.
+#[derive(Debug)]
+struct Reader(tokio::task::JoinHandle<()>);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+type Reply = (Result<Answer, protocol::Failure>, Vec<OwnedFd>);
+
+#[derive(Debug)]
+struct Shared {
     dir: PathBuf,
+    socket: AsyncFd<OwnedFd>,
+    next: AtomicU32,
+    /// Callers by request number; `None` once the connection is gone.
+    pending: Mutex<Option<HashMap<u32, oneshot::Sender<Reply>>>>,
+    exits: broadcast::Sender<(ProcessId, ExitRecord)>,
+}
+
+/// Removes a caller that stopped waiting.
+struct Pending<'a> {
+    shared: &'a Shared,
+    id: u32,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.shared.with_pending(|pending| pending.remove(&self.id));
+    }
+}
+
+impl Shared {
+    fn with_pending<T>(
+        &self,
+        act: impl FnOnce(&mut HashMap<u32, oneshot::Sender<Reply>>) -> T,
+    ) -> Option<T> {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.as_mut().map(act)
+    }
+
+    fn gone(&self, source: io::Error) -> ShimError {
+        ShimError::Gone {
+            dir: self.dir.clone(),
+            source,
+        }
+    }
+
+    async fn call(
+        &self,
+        name: &'static str,
+        body: Body,
+        fds: &[BorrowedFd<'_>],
+        deadline: Option<Duration>,
+    ) -> Result<(Answer, Vec<OwnedFd>), ShimError> {
+        let work = self.exchange(body, fds);
+        let (result, fds) = match deadline {
+            None => work.await?,
+            Some(waited) => {
+                tokio::time::timeout(waited, work)
+                    .await
+                    .map_err(|_| ShimError::Timeout {
+                        dir: self.dir.clone(),
+                        request: name,
+                        waited,
+                    })??
+            }
+        };
+        match result {
+            Ok(answer) => Ok((answer, fds)),
+            Err(failure) => Err(ShimError::Refused {
+                kind: failure.kind,
+                message: failure.message,
+            }),
+        }
+    }
+
+    async fn exchange(&self, body: Body, fds: &[BorrowedFd<'_>]) -> Result<Reply, ShimError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        let closed = || self.gone(io::ErrorKind::BrokenPipe.into());
+        self.with_pending(|pending| pending.insert(id, sender))
+            .ok_or_else(closed)?;
+        let _pending = Pending { shared: self, id };
+        let bytes = protocol::encode(&Request { id, body })
+            .map_err(|error| self.gone(io::Error::other(error)))?;
+        let packet = Packet::new(&bytes).map_err(|errno| self.gone(raw(errno)))?;
+        self.socket
+            .async_io(Interest::WRITABLE, |socket| {
+                packet.send(socket.as_fd(), fds).map_err(raw)
+            })
+            .await
+            .map_err(|source| self.gone(source))?;
+        receiver.await.map_err(|_| closed())
+    }
+
+    /// The reader task's work.
+    async fn read(&self) {
+        loop {
+            let received = self
+                .socket
+                .async_io(Interest::READABLE, |socket| {
+                    wire::receive(socket.as_fd()).map_err(raw)
+                })
+                .await;
+            let Ok(Some((bytes, fds))) = received else {
+                break;
+            };
+            match protocol::decode(&bytes) {
+                Ok(Message::Reply { id, result }) => {
+                    let caller = self.with_pending(|pending| pending.remove(&id)).flatten();
+                    if let Some(caller) = caller {
+                        // A caller that went away does not want it any more.
+                        let _ = caller.send((result, fds));
+                    }
+                }
+                Ok(Message::Exit { process, record }) => {
+                    // Fails only while nobody listens.
+                    let _ = self.exits.send((process, record));
+                }
+                Err(_) => break,
+            }
+        }
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        // Dropping the callers' channels tells them.
+        *pending = None;
+    }
+}
+
+fn raw(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+/// Through the directory's descriptor: a socket's path is limited to 107 bytes.
+fn dial(dir: &Path) -> io::Result<OwnedFd> {
+    let open = std::fs::File::open(dir)?;
+    let path = format!("/proc/self/fd/{}/{SOCKET_NAME}", open.as_raw_fd());
+    let socket = socket::socket(true).map_err(raw)?;
+    socket::connect(socket.as_fd(), path.as_bytes()).map_err(raw)?;
+    Ok(socket)
 }
 
 impl Shim {
-    fn missing<T>(&self) -> Result<T, ShimError> {
-        Err(ShimError::Gone {
-            dir: self.dir.clone(),
-            source: std::io::Error::other("not implemented yet"),
-        })
-    }
-
     /// Starts a shim and connects to it. The shim is in its own session and cgroup and survives us.
     ///
     /// # Errors
     /// `Spawn` when it does not come up; nothing is left behind then.
-    pub async fn spawn(_programs: &Programs, options: SpawnOptions) -> Result<Shim, ShimError> {
-        Shim { dir: options.dir }.missing()
+    pub async fn spawn(programs: &Programs, options: SpawnOptions) -> Result<Shim, ShimError> {
+        let dir = options.dir.clone();
+        let failed = |source| ShimError::Spawn {
+            dir: dir.clone(),
+            source,
+        };
+        let started = tokio::time::timeout(SPAWN_DEADLINE, start_process(programs, &options)).await;
+        match started {
+            Ok(Ok(())) => Shim::connect(&dir).await,
+            Ok(Err(source)) => Err(failed(source)),
+            Err(_) => Err(failed(io::ErrorKind::TimedOut.into())),
+        }
     }
 
     /// Connects to the shim of a pod directory, after a daemon restart for example.
@@ -103,26 +273,86 @@ impl Shim {
     /// # Errors
     /// `Gone` when none lives there. Exit records of a dead shim: [`read_records`](Self::read_records).
     pub async fn connect(dir: &Path) -> Result<Shim, ShimError> {
-        Shim {
+        let gone = |source| ShimError::Gone {
             dir: dir.to_path_buf(),
+            source,
+        };
+        let socket = dial(dir).and_then(AsyncFd::register).map_err(gone)?;
+        let shared = Arc::new(Shared {
+            dir: dir.to_path_buf(),
+            socket,
+            next: AtomicU32::new(1),
+            pending: Mutex::new(Some(HashMap::new())),
+            exits: broadcast::channel(EXITS_KEPT).0,
+        });
+        let reading = Arc::clone(&shared);
+        let task = tokio::spawn(async move { reading.read().await });
+        let shim = Shim {
+            shared,
+            reader: Arc::new(Reader(task)),
+        };
+        shim.done("subscribe", Body::Subscribe, &[]).await?;
+        Ok(shim)
+    }
+
+    async fn call(
+        &self,
+        name: &'static str,
+        body: Body,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(Answer, Vec<OwnedFd>), ShimError> {
+        self.shared.call(name, body, fds, Some(DEADLINE)).await
+    }
+
+    async fn done(
+        &self,
+        name: &'static str,
+        body: Body,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), ShimError> {
+        match self.call(name, body, fds).await? {
+            (Answer::Done, _) => Ok(()),
+            _ => Err(self.unexpected(name)),
         }
-        .missing()
+    }
+
+    async fn started(&self, name: &'static str, body: Body) -> Result<Started, ShimError> {
+        match self.call(name, body, &[]).await? {
+            (Answer::Started { pid, notes }, _) => Ok(Started { pid, notes }),
+            _ => Err(self.unexpected(name)),
+        }
+    }
+
+    fn unexpected(&self, request: &'static str) -> ShimError {
+        ShimError::Protocol {
+            dir: self.shared.dir.clone(),
+            request,
+        }
     }
 
     /// The exit records that a shim, now dead, left in its directory.
     ///
     /// # Errors
     /// `Gone` when the directory cannot be read.
-    pub fn read_records(_dir: &Path) -> Result<Vec<(ProcessId, ExitRecord)>, ShimError> {
-        Ok(Vec::new())
+    pub fn read_records(dir: &Path) -> Result<Vec<(ProcessId, ExitRecord)>, ShimError> {
+        let records = shim::daemon::read_records(dir).map_err(|source| ShimError::Gone {
+            dir: dir.to_path_buf(),
+            source,
+        })?;
+        let named = |(container, record)| {
+            let exec = None;
+            (ProcessId { container, exec }, record)
+        };
+        Ok(records.into_iter().map(named).collect())
     }
 
     /// Starts the pod's sandbox process. Once per shim.
     ///
     /// # Errors
     /// `Refused` with kind `Launch` when it cannot be started.
-    pub async fn start_sandbox(&self, _plan: LaunchPlan) -> Result<Started, ShimError> {
-        self.missing()
+    pub async fn start_sandbox(&self, plan: LaunchPlan) -> Result<Started, ShimError> {
+        self.started("start_sandbox", Body::StartSandbox(Box::new(plan)))
+            .await
     }
 
     /// Makes a container: namespaces, mounts, cgroup. Its process waits for [`start`](Self::start).
@@ -132,19 +362,25 @@ impl Shim {
     /// is found here, before start).
     pub async fn create(
         &self,
-        _id: &str,
-        _plan: LaunchPlan,
-        _io: ContainerIo,
+        id: &str,
+        plan: LaunchPlan,
+        io: ContainerIo,
     ) -> Result<Started, ShimError> {
-        self.missing()
+        let body = Body::Create {
+            container: id.to_owned(),
+            plan: Box::new(plan),
+            io,
+        };
+        self.started("create", body).await
     }
 
     /// Lets a created container run.
     ///
     /// # Errors
     /// `Refused`: `NotFound`; `State` when it runs or has ended; `Launch` when exec fails.
-    pub async fn start(&self, _id: &str) -> Result<(), ShimError> {
-        self.missing()
+    pub async fn start(&self, id: &str) -> Result<(), ShimError> {
+        let container = id.to_owned();
+        self.done("start", Body::Start { container }, &[]).await
     }
 
     /// Sends a signal to the first process, or to `all` of the container. Idempotent: succeeds when
@@ -154,11 +390,16 @@ impl Shim {
     /// `Refused`: `NotFound`.
     pub async fn signal(
         &self,
-        _process: &ProcessId,
-        _signal: i32,
-        _all: bool,
+        process: &ProcessId,
+        signal: i32,
+        all: bool,
     ) -> Result<(), ShimError> {
-        self.missing()
+        let body = Body::Signal {
+            process: process.clone(),
+            signal,
+            all,
+        };
+        self.done("signal", body, &[]).await
     }
 
     /// Runs a process in a running container. Wait for it with [`wait`](Self::wait), then
@@ -168,12 +409,33 @@ impl Shim {
     /// `Refused`: `NotFound`, `Exists`, `State`, or `Launch`.
     pub async fn exec(
         &self,
-        _id: &str,
-        _exec_id: &str,
-        _process: ProcessPlan,
-        _stdio: ExecStdio,
+        id: &str,
+        exec_id: &str,
+        mut process: ProcessPlan,
+        stdio: ExecStdio,
     ) -> Result<ExecHandle, ShimError> {
-        self.missing()
+        let streams = match &stdio {
+            ExecStdio::Streams(streams) => streams.iter().map(AsFd::as_fd).collect(),
+            ExecStdio::Terminal => Vec::new(),
+        };
+        process.terminal = matches!(stdio, ExecStdio::Terminal);
+        let body = Body::Exec {
+            container: id.to_owned(),
+            exec: exec_id.to_owned(),
+            process: Box::new(process),
+        };
+        let (Answer::Started { pid, notes }, fds) = self.call("exec", body, &streams).await? else {
+            return Err(self.unexpected("exec"));
+        };
+        Ok(ExecHandle {
+            process: ProcessId {
+                container: id.to_owned(),
+                exec: Some(exec_id.to_owned()),
+            },
+            pid,
+            terminal: fds.into_iter().next(),
+            notes,
+        })
     }
 
     /// Waits for a process to end; no deadline, returns at once if it has ended. All its output is
@@ -181,16 +443,29 @@ impl Shim {
     ///
     /// # Errors
     /// `Refused` with `NotFound`; `Gone` when the shim dies.
-    pub async fn wait(&self, _process: &ProcessId) -> Result<ExitRecord, ShimError> {
-        self.missing()
+    pub async fn wait(&self, process: &ProcessId) -> Result<ExitRecord, ShimError> {
+        let process = process.clone();
+        let answer = self
+            .shared
+            .call("wait", Body::Wait { process }, &[], None)
+            .await?;
+        match answer {
+            (Answer::Exited(record), _) => Ok(record),
+            _ => Err(self.unexpected("wait")),
+        }
     }
 
     /// Sets the size of a container's terminal.
     ///
     /// # Errors
     /// `Refused`: `NotFound`, or `State` when it has no terminal.
-    pub async fn resize(&self, _id: &str, _columns: u16, _rows: u16) -> Result<(), ShimError> {
-        self.missing()
+    pub async fn resize(&self, id: &str, columns: u16, rows: u16) -> Result<(), ShimError> {
+        let body = Body::Resize {
+            container: id.to_owned(),
+            columns,
+            rows,
+        };
+        self.done("resize", body, &[]).await
     }
 
     /// Joins a container's streams. The shim writes its output to `stdout` and `stderr` and reads
@@ -201,28 +476,39 @@ impl Shim {
     /// `Refused`: `NotFound`, `State` when it has ended.
     pub async fn attach(
         &self,
-        _id: &str,
-        _stdin: Option<OwnedFd>,
-        _stdout: Option<OwnedFd>,
-        _stderr: Option<OwnedFd>,
+        id: &str,
+        stdin: Option<OwnedFd>,
+        stdout: Option<OwnedFd>,
+        stderr: Option<OwnedFd>,
     ) -> Result<(), ShimError> {
-        self.missing()
+        let body = Body::Attach {
+            container: id.to_owned(),
+            stdin: stdin.is_some(),
+            stdout: stdout.is_some(),
+            stderr: stderr.is_some(),
+        };
+        let streams = [&stdin, &stdout, &stderr];
+        let fds: Vec<_> = streams.into_iter().flatten().map(AsFd::as_fd).collect();
+        self.done("attach", body, &fds).await
     }
 
     /// Opens the container's log file anew after a rotation.
     ///
     /// # Errors
     /// `Refused`: `NotFound`, or `System` when the file cannot be opened.
-    pub async fn reopen_log(&self, _id: &str) -> Result<(), ShimError> {
-        self.missing()
+    pub async fn reopen_log(&self, id: &str) -> Result<(), ShimError> {
+        let container = id.to_owned();
+        self.done("reopen_log", Body::ReopenLog { container }, &[])
+            .await
     }
 
     /// Forgets an ended container or exec and its record. Idempotent.
     ///
     /// # Errors
     /// `Refused` with `State` while it runs.
-    pub async fn remove(&self, _process: &ProcessId) -> Result<(), ShimError> {
-        self.missing()
+    pub async fn remove(&self, process: &ProcessId) -> Result<(), ShimError> {
+        let process = process.clone();
+        self.done("remove", Body::Remove { process }, &[]).await
     }
 
     /// All processes, running and ended.
@@ -230,13 +516,16 @@ impl Shim {
     /// # Errors
     /// `Gone`, `Timeout`.
     pub async fn state(&self) -> Result<ShimState, ShimError> {
-        self.missing()
+        match self.call("state", Body::State, &[]).await? {
+            (Answer::State(state), _) => Ok(state),
+            _ => Err(self.unexpected("state")),
+        }
     }
 
     /// Exits from now on. The channel closes when the shim or the connection is gone; a receiver
     /// that lags loses events, so look at [`state`](Self::state) then.
     pub fn exits(&self) -> broadcast::Receiver<(ProcessId, ExitRecord)> {
-        broadcast::channel(1).1
+        self.shared.exits.subscribe()
     }
 
     /// Kills what still runs and ends the shim. Idempotent.
@@ -244,11 +533,57 @@ impl Shim {
     /// # Errors
     /// `Timeout` when it does not go.
     pub async fn shutdown(&self) -> Result<(), ShimError> {
-        self.missing()
+        match self.done("shutdown", Body::Shutdown, &[]).await {
+            // It may be gone before its answer is read.
+            Err(ShimError::Gone { .. }) => Ok(()),
+            other => other,
+        }
     }
 
     /// The pod directory.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        &self.shared.dir
     }
+
+    /// Whether the connection still stands. `false` means: [`connect`](Self::connect) again.
+    pub fn is_connected(&self) -> bool {
+        !self.reader.0.is_finished()
+    }
+}
+
+/// Runs the shim's executable from a read-only mount, so that none of its children in a container
+/// offers a writable way to it, and waits until it listens.
+async fn start_process(programs: &Programs, options: &SpawnOptions) -> io::Result<()> {
+    let program = programs.shim.to_string_lossy();
+    let file = shim::launch::readonly_file(&program).map_err(io::Error::other)?;
+    // The name by which exec finds the open file; the copy without close-on-exec is the child's.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let mut command = Command::new(path);
+    command
+        .arg(&options.dir)
+        .args(&options.cgroup.unified)
+        .args(&options.cgroup.v1)
+        .env_clear()
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let mut child = command
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()?;
+    drop(file);
+    let (mut stdout, mut stderr) = (Vec::new(), String::new());
+    if let Some(mut pipe) = child.stdout.take() {
+        // The shim closes its end when it has said `ready`, or ends.
+        pipe.read_to_end(&mut stdout).await?;
+    }
+    if stdout != b"ready\n"
+        && let Some(mut pipe) = child.stderr.take()
+    {
+        pipe.read_to_string(&mut stderr).await?;
+    }
+    child.wait().await?;
+    if stdout == b"ready\n" {
+        return Ok(());
+    }
+    Err(io::Error::other(stderr.trim().to_owned()))
 }

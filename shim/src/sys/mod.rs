@@ -549,3 +549,36 @@ pub fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> Sys
     }))
     .map(drop)
 }
+
+/// Fills `buffer` from the start of a file, whatever its position is.
+pub fn read_at_start(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Sys<()> {
+    let mut done = 0;
+    while done < buffer.len() {
+        let rest = buffer.get_mut(done..).unwrap_or_default();
+        // SAFETY: pointer and length come from one exclusively borrowed slice.
+        let result = unsafe {
+            libc::pread(
+                fd.as_raw_fd(),
+                rest.as_mut_ptr().cast(),
+                rest.len(),
+                done as libc::off_t,
+            )
+        };
+        match check(result as i64)? {
+            0 => return Err(libc::EIO),
+            count => done += count as usize,
+        }
+    }
+    Ok(())
+}
+
+/// Makes this process the reaper of all its orphaned descendants.
+pub fn become_subreaper() -> Sys<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0)
+}
+
+/// Gives memory that is free inside the allocator back to the kernel.
+pub fn trim_memory() {
+    // SAFETY: malloc_trim takes a number and touches only the allocator's own state.
+    let _ = unsafe { libc::malloc_trim(0) };
+}
