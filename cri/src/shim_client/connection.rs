@@ -19,8 +19,8 @@ use shim::protocol::{
 };
 use shim::sys::socket;
 use shim::wire::{self, Packet};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, Interest};
+use tokio::net::UnixStream;
 use tokio::process::Command;
 use tokio::sync::{broadcast, oneshot};
 
@@ -120,7 +120,8 @@ type Reply = (Result<Answer, protocol::Failure>, Vec<OwnedFd>);
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
-    socket: AsyncFd<OwnedFd>,
+    /// A packet socket; tokio's stream type only lends its readiness.
+    socket: UnixStream,
     next: AtomicU32,
     /// Callers by request number; `None` once the connection is gone.
     pending: Mutex<Option<HashMap<u32, oneshot::Sender<Reply>>>>,
@@ -195,8 +196,8 @@ impl Shared {
             .map_err(|error| self.gone(io::Error::other(error)))?;
         let packet = Packet::new(&bytes).map_err(|errno| self.gone(raw(errno)))?;
         self.socket
-            .async_io(Interest::WRITABLE, |socket| {
-                packet.send(socket.as_fd(), fds).map_err(raw)
+            .async_io(Interest::WRITABLE, || {
+                packet.send(self.socket.as_fd(), fds).map_err(raw)
             })
             .await
             .map_err(|source| self.gone(source))?;
@@ -208,8 +209,8 @@ impl Shared {
         loop {
             let received = self
                 .socket
-                .async_io(Interest::READABLE, |socket| {
-                    wire::receive(socket.as_fd()).map_err(raw)
+                .async_io(Interest::READABLE, || {
+                    wire::receive(self.socket.as_fd()).map_err(raw)
                 })
                 .await;
             let Ok(Some((bytes, fds))) = received else {
@@ -277,7 +278,9 @@ impl Shim {
             dir: dir.to_path_buf(),
             source,
         };
-        let socket = dial(dir).and_then(AsyncFd::register).map_err(gone)?;
+        let socket = dial(dir)
+            .and_then(|fd| UnixStream::from_std(fd.into()))
+            .map_err(gone)?;
         let shared = Arc::new(Shared {
             dir: dir.to_path_buf(),
             socket,
