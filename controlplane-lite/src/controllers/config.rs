@@ -14,7 +14,7 @@ pub struct Config {
     pub cluster_cidr: String,
     /// Controllers that must not be started, by name: `deployment`, `replicaset`, `endpoints`,
     /// `endpointslice`, `namespace`, `serviceaccount`, `garbagecollector`, `nodelifecycle`,
-    /// `nodeipam`, `podgc`.
+    /// `tainteviction`, `nodeipam`, `podgc`.
     pub disable: BTreeSet<String>,
     /// A node whose lease was not renewed for this long is not ready any more.
     pub node_monitor_grace_period: Duration,
@@ -41,7 +41,10 @@ pub enum Error {
     /// `cluster_cidr` is not an address range.
     #[error("reading cluster_cidr")]
     ClusterCidr(#[source] CidrError),
-    /// Not there yet.
-    #[error("controllers are not implemented yet")]
-    NotImplemented,
+    /// A task ended though nobody asked it to.
+    #[error("{0} ended by itself")]
+    Ended(&'static str),
+    /// A task panicked.
+    #[error("a controller failed")]
+    Panicked(#[source] tokio::task::JoinError),
 }

@@ -1,8 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The scheduler: binds pods to nodes. A client of the API.
+//! The scheduler: binds pods to nodes. A client of the API, like the controllers.
+//!
+//! `filter` says why a node cannot take a pod, `score` how well it could, `pick` chooses; all three
+//! work on plain data. `run` feeds them from watches and binds. A pod that asks for something that
+//! is not supported stays Pending, with an event that names the field (`unsupported`).
+//!
+//! Preferences that cannot be honoured (preferred pod affinity, `ScheduleAnyway` spreading) do not
+//! hold a pod back: pods of one node are spread by load instead.
 
-use kube::Client;
-use tokio_util::sync::CancellationToken;
+mod affinity;
+mod amount;
+mod binder;
+mod filter;
+mod pick;
+mod pod_request;
+mod score;
+mod snapshot;
+mod unsupported;
+mod waiting;
+
+pub use binder::run;
 
 /// Configuration of the scheduler.
 #[derive(Debug, Clone)]
@@ -22,16 +39,10 @@ impl Default for Config {
 /// Why the scheduler could not run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not there yet.
-    #[error("the scheduler is not implemented yet")]
-    NotImplemented,
-}
-
-/// Schedules pods until `stop` is cancelled.
-///
-/// # Errors
-/// None that a caller could act on: failures are retried and shown as events.
-pub async fn run(client: Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
-    let _ = (client, config, stop);
-    Err(Error::NotImplemented)
+    /// A task ended though nobody asked it to.
+    #[error("{0} of the scheduler ended by itself")]
+    Ended(&'static str),
+    /// A task panicked.
+    #[error("a task of the scheduler failed")]
+    Panicked(#[source] tokio::task::JoinError),
 }

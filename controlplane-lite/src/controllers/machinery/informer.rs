@@ -75,7 +75,8 @@ impl<K> Informer<K> {
     }
 
     /// True when the first list is complete.
-    pub(crate) fn is_synced(&self) -> bool {
+    #[cfg(test)]
+    fn is_synced(&self) -> bool {
         *self.synced.borrow()
     }
 
