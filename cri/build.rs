@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Compiles the CRI contract (server side), without needing protoc on the machine, and builds the
+//! Compiles the CRI contract (the client is for tests), without needing protoc on the machine, and builds the
 //! two small executables that the runtime carries inside: pause and podwright-shim.
 
 use std::env;
@@ -13,7 +13,7 @@ fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=proto/api.proto");
     let contract = protox::compile(["proto/api.proto"], ["proto"])?;
     tonic_prost_build::configure()
-        .build_client(false)
+        .build_client(true)
         .compile_fds(contract)?;
     let workspace = workspace()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

@@ -7,11 +7,33 @@
 //! Start and restart are one path: [`run`] reads the records on disk and asks every living shim
 //! what it holds, then repairs what differs. Stopping the daemon, cleanly or not, never stops a container.
 
+mod blocking;
 pub mod config;
+mod container;
+mod daemon;
+mod durable;
+mod events;
+mod exec;
+mod fault;
+mod filter;
+mod ids;
 pub mod image;
+mod lifecycle;
+mod names;
+mod paths;
 mod purge;
+mod record;
+mod recover;
+mod runtime;
+mod sandbox;
+mod server;
+mod signal;
+mod streaming;
+mod table;
+mod watcher;
 
 pub use config::Config;
+pub use fault::Fault;
 pub use purge::{Report, purge};
 
 pub mod cgroup;
@@ -27,8 +49,8 @@ pub mod v1 {
 /// Why the runtime could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A directory or file of the node could not be made or read.
-    #[error("{attempt} {path}")]
+    /// A file of the node could not be made or removed.
+    #[error("{attempt} {}", path.display())]
     Io {
         /// What was attempted, as in "creating".
         attempt: &'static str,
@@ -38,23 +60,47 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    /// The part does not exist yet.
-    #[error("{0} is not implemented yet")]
-    NotYet(&'static str),
+    /// Another process runs on these directories.
+    #[error("another podwright holds {}", path.display())]
+    Locked {
+        /// The lock file.
+        path: std::path::PathBuf,
+        /// The lower error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An address cannot be served.
+    #[error("listening on {address}")]
+    Listen {
+        /// Socket path or TCP address.
+        address: String,
+        /// The lower error.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A part cannot be opened, or the state on disk cannot be repaired.
+    #[error("{}", .0.chain())]
+    Repair(Fault),
+    /// The gRPC server failed.
+    #[error("serving CRI")]
+    Serve(#[source] tonic::transport::Error),
+    /// The gRPC server's task panicked.
+    #[error("the CRI server's task died")]
+    Died,
 }
 
 /// Serves CRI v1 on `config.listen` until `stop` is cancelled.
 ///
 /// `ready` is sent once the socket accepts requests and the state on disk was repaired. On `stop`
-/// the server refuses new requests and drains the running ones with a deadline; containers keep running.
+/// the server refuses new requests and drains the running ones with a deadline; containers keep
+/// running. Dropping the future is like killing the daemon: nothing is lost, the next start repairs.
 ///
 /// # Errors
-/// When the directories, the socket or the streaming listener cannot be set up.
+/// When the directories, the socket or the streaming listener cannot be set up, or another daemon has them.
 pub async fn run(
     config: Config,
     ready: tokio::sync::oneshot::Sender<()>,
     stop: tokio_util::sync::CancellationToken,
 ) -> Result<(), Error> {
-    drop((config, ready, stop));
-    Err(Error::NotYet("the CRI server"))
+    daemon::run(config, ready, stop).await
 }

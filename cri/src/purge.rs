@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Removing everything that a runtime made on a node, whether its daemon lives or not.
 
-use crate::{Config, Error};
+use std::sync::Arc;
+
+use crate::fault::{Fault, Result};
+use crate::lifecycle::remove_dir;
+use crate::runtime::{Runtime, cgroup_path};
+use crate::{Config, Error, blocking, daemon, recover};
 
 /// What a purge found and removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,13 +19,80 @@ pub struct Report {
     pub problems: Vec<String>,
 }
 
+impl Report {
+    fn note(&mut self, result: Result<()>) {
+        if let Err(fault) = result {
+            self.problems.push(fault.chain());
+        }
+    }
+}
+
 /// Removes every pod of this data and run directory: processes, mounts, network, cgroups, files.
 ///
-/// Idempotent; works when the daemon is dead. Images stay.
+/// Idempotent. Works when the daemon is dead, and refuses while it lives. Images stay.
 ///
 /// # Errors
-/// When the directories cannot be read. What could not be removed is in the report.
-pub async fn purge(config: Config) -> Result<Report, Error> {
-    drop(config);
-    Err(Error::NotYet("purge"))
+/// When a daemon holds the directories, or they cannot be read. What could not be removed is in the report.
+pub async fn purge(config: Config) -> std::result::Result<Report, Error> {
+    let lock = daemon::lock(&config).await?;
+    let runtime = daemon::assemble(config, ([127, 0, 0, 1], 0).into()).await?;
+    let mut report = Report::default();
+    // The repair of a start first: it takes leftovers apart and finds what lives.
+    report.note(recover::recover(&runtime).await);
+    report.containers = runtime.containers.all().len();
+    for sandbox in runtime.sandboxes.all() {
+        let _ops = sandbox.ops.write().await;
+        let stopped = runtime.stop_sandbox(&sandbox).await;
+        let removed = match stopped {
+            Ok(()) => runtime.remove_sandbox(&sandbox).await,
+            Err(fault) => Err(fault),
+        };
+        report.sandboxes += usize::from(removed.is_ok());
+        report.note(removed);
+    }
+    runtime.stopping.cancel();
+    runtime.tasks.close();
+    runtime.tasks.wait().await;
+    report.note(network(&runtime).await);
+    report.note(cgroups(&runtime).await);
+    if report.problems.is_empty() {
+        report.note(files(&runtime).await);
+    }
+    drop(lock);
+    Ok(report)
+}
+
+/// No attachment is valid any more.
+async fn network(runtime: &Runtime) -> Result<()> {
+    runtime
+        .network
+        .gc(&[])
+        .await
+        .map_err(|e| Fault::internal("releasing network attachments", e))
+}
+
+async fn cgroups(runtime: &Arc<Runtime>) -> Result<()> {
+    let parent = cgroup_path(&runtime.config.cgroup_parent)?;
+    runtime
+        .with_cgroups("removing the runtime's cgroups", move |manager| {
+            manager.kill(&parent)?;
+            manager.remove(&parent)
+        })
+        .await
+}
+
+async fn files(runtime: &Runtime) -> Result<()> {
+    let paths = runtime.paths.clone();
+    blocking::run("removing the runtime's directories", move || {
+        for dir in [
+            paths.sandboxes(),
+            paths.containers(),
+            paths.network(),
+            paths.run().clone(),
+        ] {
+            remove_dir(&dir)?;
+        }
+        Ok(())
+    })
+    .await?
 }

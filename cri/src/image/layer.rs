@@ -417,6 +417,3 @@ fn unwrap_content(entry: &str, error: io::Error) -> ContentError {
         Err(source) => write_error(entry, source),
     }
 }
-
-#[cfg(test)]
-mod tests;

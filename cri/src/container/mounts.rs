@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A container's mounts: what CRI asks for, in the OCI spec's words.
+
+use std::path::{Path, PathBuf};
+
+use crate::fault::{Fault, Result};
+use crate::v1;
+
+/// A mount whose source is known to exist.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BindMount {
+    pub(crate) source: PathBuf,
+    /// Absolute.
+    pub(crate) destination: String,
+    /// In the OCI spec's words: `rbind`, `ro`, `rslave` and so on.
+    pub(crate) options: Vec<String>,
+}
+
+/// Refuses what this runtime does not do, by field name.
+///
+/// # Errors
+/// Names the field.
+pub(crate) fn check(mount: &v1::Mount) -> Result<()> {
+    let unsupported = [
+        (mount.image.is_some(), "image (an image as a volume)"),
+        (!mount.image_sub_path.is_empty(), "image_sub_path"),
+        (!mount.uid_mappings.is_empty(), "uidMappings"),
+        (!mount.gid_mappings.is_empty(), "gidMappings"),
+        (!mount.mount_options.is_empty(), "mount_options"),
+    ];
+    let at = &mount.container_path;
+    if let Some((_, field)) = unsupported.iter().find(|(set, _)| *set) {
+        return Err(Fault::invalid(format!(
+            "mount at {at:?}: {field} is not supported by podwright yet"
+        )));
+    }
+    if mount.container_path.is_empty() || mount.container_path.contains('\0') {
+        return Err(Fault::invalid(format!(
+            "mount of {:?}: container_path {at:?} is not a path",
+            mount.host_path
+        )));
+    }
+    if !mount.host_path.starts_with('/') {
+        return Err(Fault::invalid(format!(
+            "mount at {at:?}: host_path {:?} is not an absolute path",
+            mount.host_path
+        )));
+    }
+    if mount.recursive_read_only {
+        if !mount.readonly {
+            return Err(Fault::invalid(format!(
+                "mount at {at:?}: recursive_read_only needs readonly"
+            )));
+        }
+        if mount.propagation() != v1::MountPropagation::PropagationPrivate {
+            return Err(Fault::invalid(format!(
+                "mount at {at:?}: recursive_read_only needs private propagation"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The bind mount of a checked wish, once its source was resolved.
+pub(crate) fn bind(mount: &v1::Mount, source: PathBuf) -> BindMount {
+    let propagation = match mount.propagation() {
+        v1::MountPropagation::PropagationPrivate => "rprivate",
+        v1::MountPropagation::PropagationHostToContainer => "rslave",
+        v1::MountPropagation::PropagationBidirectional => "rshared",
+    };
+    let access = match (mount.readonly, mount.recursive_read_only) {
+        (_, true) => "rro",
+        (true, false) => "ro",
+        (false, false) => "rw",
+    };
+    BindMount {
+        source,
+        destination: normal(&mount.container_path),
+        options: ["rbind", propagation, access].map(str::to_owned).to_vec(),
+    }
+}
+
+/// An absolute path without empty or `.` parts. `..` stays: the launch resolves it beneath the root.
+pub(crate) fn normal(path: &str) -> String {
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|p| !p.is_empty() && *p != ".")
+        .collect();
+    format!("/{}", parts.join("/"))
+}
+
+/// Shallow destinations first, so that a mount never hides one made before it; the order of equals stays.
+pub(crate) fn sort(mounts: &mut [BindMount]) {
+    mounts.sort_by_key(|m| m.destination.split('/').filter(|p| !p.is_empty()).count());
+}
+
+/// How the mount below `path` propagates, out of the text of `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Propagates {
+    pub(crate) shared: bool,
+    pub(crate) slave: bool,
+}
+
+/// Whether the host's mount under `source` can do what `wanted` needs.
+///
+/// # Errors
+/// In containerd's words, when it is not shared (Bidirectional) or neither shared nor slave (HostToContainer).
+pub(crate) fn check_propagation(
+    wanted: v1::MountPropagation,
+    source: &Path,
+    mountinfo: &str,
+) -> Result<()> {
+    if wanted == v1::MountPropagation::PropagationPrivate {
+        return Ok(());
+    }
+    let (mount_point, seen) = mount_of(source, mountinfo).ok_or_else(|| {
+        Fault::invalid(format!(
+            "no mount of this machine holds {}",
+            source.display()
+        ))
+    })?;
+    let (fits, needs) = match wanted {
+        v1::MountPropagation::PropagationBidirectional => (seen.shared, "a shared mount"),
+        _ => (seen.shared || seen.slave, "a shared or slave mount"),
+    };
+    if fits {
+        return Ok(());
+    }
+    Err(Fault::invalid(format!(
+        "path {:?} is mounted on {mount_point:?} but it is not {needs}",
+        source.display().to_string()
+    )))
+}
+
+fn mount_of(path: &Path, mountinfo: &str) -> Option<(String, Propagates)> {
+    let mut best: Option<(String, Propagates)> = None;
+    for line in mountinfo.lines() {
+        let mut fields = line.split(' ');
+        let Some(point) = fields.nth(4).map(unescape) else {
+            continue;
+        };
+        let optional: Vec<&str> = fields.skip(1).take_while(|f| *f != "-").collect();
+        // Later lines were mounted later, so they win among equals.
+        let longer = best.as_ref().is_none_or(|(b, _)| point.len() >= b.len());
+        if longer && path.starts_with(&point) {
+            let has = |word: &str| optional.iter().any(|f| f.starts_with(word));
+            let propagates = Propagates {
+                shared: has("shared:"),
+                slave: has("master:"),
+            };
+            best = Some((point, propagates));
+        }
+    }
+    best
+}
+
+fn unescape(field: &str) -> String {
+    [
+        ("\\040", " "),
+        ("\\011", "\t"),
+        ("\\012", "\n"),
+        ("\\134", "\\"),
+    ]
+    .iter()
+    .fold(field.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOUNTINFO: &str = "\
+1 0 8:1 / / rw - ext4 /dev/sda1 rw
+2 1 8:2 / /data rw shared:7 - ext4 /dev/sdb rw
+3 2 8:3 / /data/in\\040side rw master:7 - ext4 /dev/sdc rw
+";
+
+    fn mount(path: &str) -> v1::Mount {
+        v1::Mount {
+            container_path: path.into(),
+            host_path: "/src".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn wishes_become_options() {
+        let mut wish = mount("var//./x/");
+        assert_eq!(bind(&wish, "/src".into()).destination, "/var/x");
+        assert_eq!(
+            bind(&wish, "/src".into()).options,
+            ["rbind", "rprivate", "rw"]
+        );
+        wish.readonly = true;
+        wish.recursive_read_only = true;
+        assert!(check(&wish).is_ok());
+        assert_eq!(bind(&wish, "/src".into()).options[2], "rro");
+        wish.propagation = v1::MountPropagation::PropagationHostToContainer as i32;
+        assert!(check(&wish).is_err());
+    }
+
+    #[test]
+    fn what_is_not_supported_is_named() {
+        let mut wish = mount("/x");
+        wish.uid_mappings = vec![v1::IdMapping::default()];
+        assert!(
+            check(&wish)
+                .unwrap_err()
+                .to_string()
+                .contains("uidMappings")
+        );
+        let mut relative = mount("/x");
+        relative.host_path = "src".into();
+        assert!(check(&relative).is_err());
+    }
+
+    #[test]
+    fn parents_come_before_children() {
+        let mut mounts: Vec<BindMount> = ["/a/b/c", "/a", "/b/c"]
+            .map(|p| bind(&mount(p), "/src".into()))
+            .to_vec();
+        sort(&mut mounts);
+        let order: Vec<&str> = mounts.iter().map(|m| m.destination.as_str()).collect();
+        assert_eq!(order, ["/a", "/b/c", "/a/b/c"]);
+    }
+
+    #[test]
+    fn propagation_is_checked_against_the_mount_below() {
+        use v1::MountPropagation::{
+            PropagationBidirectional as Both, PropagationHostToContainer as In,
+        };
+        let check = |wanted, path: &str| check_propagation(wanted, Path::new(path), MOUNTINFO);
+        assert!(check(Both, "/data/x").is_ok());
+        assert!(check(Both, "/data/in side/x").is_err());
+        assert!(check(In, "/data/in side/x").is_ok());
+        let error = check(In, "/home").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "path \"/home\" is mounted on \"/\" but it is not a shared or slave mount"
+        );
+    }
+}

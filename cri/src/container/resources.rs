@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+//! CRI's resource limits in the terms of [`crate::cgroup`]. Zero means "not said", as proto3 has it.
+
+use std::collections::HashMap;
+
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
+
+use crate::cgroup::{DeviceRule, Limits};
+use crate::fault::{Fault, Result};
+use crate::v1;
+
+/// The limits of a container or a pod.
+///
+/// # Errors
+/// Names what is not supported: limits of huge pages above zero.
+pub(crate) fn limits(wanted: &v1::LinuxContainerResources) -> Result<Limits> {
+    // The kubelet lists every page size of the machine with zero; only a real wish is refused.
+    if let Some(limit) = wanted.hugepage_limits.iter().find(|l| l.limit > 0) {
+        return Err(Fault::invalid(format!(
+            "resources.hugepage_limits {} of {}: huge page limits are not supported by podwright yet",
+            limit.limit, limit.page_size
+        )));
+    }
+    let said = |value: i64| (value != 0).then_some(value);
+    let unsigned = |value: i64, field: &str| {
+        said(value)
+            .map(|v| {
+                u64::try_from(v)
+                    .map_err(|_| Fault::invalid(format!("resources.{field} {v} is negative")))
+            })
+            .transpose()
+    };
+    let text = |value: &String| (!value.is_empty()).then(|| value.clone());
+    Ok(Limits {
+        memory_bytes: said(wanted.memory_limit_in_bytes),
+        memory_swap_bytes: said(wanted.memory_swap_limit_in_bytes),
+        cpu_shares: unsigned(wanted.cpu_shares, "cpu_shares")?,
+        cpu_quota: said(wanted.cpu_quota),
+        cpu_period: unsigned(wanted.cpu_period, "cpu_period")?,
+        pids: None,
+        cpuset_cpus: text(&wanted.cpuset_cpus),
+        cpuset_mems: text(&wanted.cpuset_mems),
+        devices: None,
+        unified: unified(&wanted.unified)?,
+    })
+}
+
+fn unified(wanted: &HashMap<String, String>) -> Result<Vec<(String, String)>> {
+    if let Some(name) = wanted
+        .keys()
+        .find(|n| n.contains('/') || !n.contains('.') || n.starts_with('.'))
+    {
+        return Err(Fault::invalid(format!(
+            "resources.unified {name:?} is not a cgroup v2 file name"
+        )));
+    }
+    let mut all: Vec<_> = wanted.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+    all.sort();
+    Ok(all)
+}
+
+/// The limits of a pod: what its containers need and its overhead, added up.
+///
+/// # Errors
+/// As [`limits`].
+pub(crate) fn pod_limits(config: &v1::LinuxPodSandboxConfig) -> Result<Option<Limits>> {
+    let Some(wanted) = &config.resources else {
+        return Ok(None);
+    };
+    let overhead = config.overhead.clone().unwrap_or_default();
+    // An overhead adds to a limit, and makes none where there was none.
+    let add = |a: i64, b: i64| if a > 0 { a.saturating_add(b.max(0)) } else { a };
+    let mut sum = wanted.clone();
+    sum.memory_limit_in_bytes = add(wanted.memory_limit_in_bytes, overhead.memory_limit_in_bytes);
+    sum.cpu_quota = add(wanted.cpu_quota, overhead.cpu_quota);
+    sum.cpu_shares = add(wanted.cpu_shares, overhead.cpu_shares);
+    limits(&sum).map(Some)
+}
+
+/// What a container has after an update: fields that are said replace, the others stay.
+pub(crate) fn updated(
+    old: &v1::LinuxContainerResources,
+    new: &v1::LinuxContainerResources,
+) -> v1::LinuxContainerResources {
+    let mut merged = old.clone();
+    let number = |into: &mut i64, from: i64| {
+        if from != 0 {
+            *into = from;
+        }
+    };
+    number(&mut merged.cpu_period, new.cpu_period);
+    number(&mut merged.cpu_quota, new.cpu_quota);
+    number(&mut merged.cpu_shares, new.cpu_shares);
+    number(&mut merged.memory_limit_in_bytes, new.memory_limit_in_bytes);
+    number(
+        &mut merged.memory_swap_limit_in_bytes,
+        new.memory_swap_limit_in_bytes,
+    );
+    number(&mut merged.oom_score_adj, new.oom_score_adj);
+    for (into, from) in [
+        (&mut merged.cpuset_cpus, &new.cpuset_cpus),
+        (&mut merged.cpuset_mems, &new.cpuset_mems),
+    ] {
+        if !from.is_empty() {
+            into.clone_from(from);
+        }
+    }
+    merged.unified.extend(new.unified.clone());
+    merged
+}
+
+/// The device rules of an OCI spec.
+pub(crate) fn device_rules(rules: &[LinuxDeviceCgroup]) -> Vec<DeviceRule> {
+    let number = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
+    rules
+        .iter()
+        .map(|rule| {
+            let access = rule.access().as_deref().unwrap_or("rwm");
+            DeviceRule {
+                allow: rule.allow(),
+                kind: match rule.typ() {
+                    Some(LinuxDeviceType::B) => 'b',
+                    Some(LinuxDeviceType::C | LinuxDeviceType::U) => 'c',
+                    _ => 'a',
+                },
+                major: number(rule.major()),
+                minor: number(rule.minor()),
+                read: access.contains('r'),
+                write: access.contains('w'),
+                mknod: access.contains('m'),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_is_not_a_limit() {
+        assert_eq!(
+            limits(&v1::LinuxContainerResources::default()).unwrap(),
+            Limits::default()
+        );
+        let some = limits(&v1::LinuxContainerResources {
+            memory_limit_in_bytes: 5,
+            cpu_quota: -1,
+            cpu_shares: 2,
+            ..Default::default()
+        })
+        .unwrap();
+        assert_eq!(
+            (some.memory_bytes, some.cpu_quota, some.cpu_shares),
+            (Some(5), Some(-1), Some(2))
+        );
+    }
+
+    #[test]
+    fn huge_pages_are_refused_by_name_unless_zero() {
+        let with = |limit| v1::LinuxContainerResources {
+            hugepage_limits: vec![v1::HugepageLimit {
+                page_size: "2MB".into(),
+                limit,
+            }],
+            ..Default::default()
+        };
+        assert!(limits(&with(0)).is_ok());
+        assert!(limits(&with(1)).unwrap_err().to_string().contains("2MB"));
+    }
+
+    #[test]
+    fn an_update_keeps_what_it_does_not_say() {
+        let old = v1::LinuxContainerResources {
+            cpu_shares: 10,
+            memory_limit_in_bytes: 20,
+            ..Default::default()
+        };
+        let new = v1::LinuxContainerResources {
+            cpu_shares: 11,
+            ..Default::default()
+        };
+        let merged = updated(&old, &new);
+        assert_eq!((merged.cpu_shares, merged.memory_limit_in_bytes), (11, 20));
+    }
+
+    #[test]
+    fn overhead_widens_limits_only() {
+        let config = v1::LinuxPodSandboxConfig {
+            resources: Some(v1::LinuxContainerResources {
+                memory_limit_in_bytes: 100,
+                ..Default::default()
+            }),
+            overhead: Some(v1::LinuxContainerResources {
+                memory_limit_in_bytes: 7,
+                cpu_quota: 9,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let sum = pod_limits(&config).unwrap().unwrap();
+        assert_eq!((sum.memory_bytes, sum.cpu_quota), (Some(107), None));
+    }
+}

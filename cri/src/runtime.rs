@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The daemon's state and the ports it acts through: one value that every request shares.
+//!
+//! Who owns which task: [`Runtime::detached`] runs a request's work in `tasks`, so that a client that
+//! hangs up does not stop it halfway; each sandbox has one watcher task (see [`crate::watcher`]).
+//! All of them are awaited at shutdown.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cgroup::{CgroupPath, Manager};
+use crate::container::ContainerRecord;
+use crate::durable::Durable;
+use crate::events::Events;
+use crate::fault::{Fault, Kind, Result};
+use crate::image::ImageStore;
+use crate::names::Names;
+use crate::paths::Paths;
+use crate::sandbox::SandboxRecord;
+use crate::shim_client::{Programs, Shim};
+use crate::streaming::Tokens;
+use crate::table::Table;
+use crate::{Config, blocking, v1};
+
+/// A sandbox that exists.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) record: Durable<SandboxRecord>,
+    /// Read by whoever works inside the sandbox, written by whoever takes it apart.
+    pub(crate) ops: RwLock<()>,
+    shim: Mutex<Option<Shim>>,
+    /// Ends the watcher of this sandbox.
+    pub(crate) unwatch: CancellationToken,
+}
+
+/// A container that exists.
+#[derive(Debug)]
+pub(crate) struct Container {
+    pub(crate) record: Durable<ContainerRecord>,
+    /// Held while the container is started, updated or removed; not while it is stopped, so that a
+    /// second stop with a shorter grace period can overtake the first.
+    pub(crate) ops: tokio::sync::Mutex<()>,
+    /// The last sample of cpu time: (when, nanoseconds used), for the rate.
+    pub(crate) cpu_sample: Mutex<Option<(i64, u64)>>,
+}
+
+impl Sandbox {
+    pub(crate) fn new(record: Durable<SandboxRecord>, shim: Option<Shim>) -> Self {
+        Self {
+            record,
+            ops: RwLock::new(()),
+            shim: Mutex::new(shim),
+            unwatch: CancellationToken::new(),
+        }
+    }
+
+    /// The shim, while one lives.
+    pub(crate) fn shim(&self) -> Option<Shim> {
+        let shim = self.shim.lock().unwrap_or_else(PoisonError::into_inner);
+        shim.clone()
+    }
+
+    /// A fresh connection to the same shim.
+    pub(crate) fn set_shim(&self, shim: Shim) {
+        *self.shim.lock().unwrap_or_else(PoisonError::into_inner) = Some(shim);
+    }
+
+    /// The shim is gone for good.
+    pub(crate) fn forget_shim(&self) {
+        *self.shim.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Container {
+    pub(crate) fn new(record: Durable<ContainerRecord>) -> Self {
+        Self {
+            record,
+            ops: tokio::sync::Mutex::new(()),
+            cpu_sample: Mutex::new(None),
+        }
+    }
+
+    /// The overlay's writable directory.
+    pub(crate) fn upper(&self) -> PathBuf {
+        self.record.dir().join("upper")
+    }
+}
+
+/// Everything the requests share.
+#[derive(Debug)]
+pub(crate) struct Runtime {
+    pub(crate) config: Config,
+    pub(crate) paths: Paths,
+    pub(crate) images: ImageStore,
+    pub(crate) network: cni::Network,
+    pub(crate) cgroups: Arc<dyn Manager>,
+    pub(crate) programs: Programs,
+    /// The cgroup of all shims: neither the daemon's nor a pod's.
+    pub(crate) shim_cgroup: ::shim::plan::CgroupJoin,
+    pub(crate) sandboxes: Table<Sandbox>,
+    pub(crate) containers: Table<Container>,
+    pub(crate) names: Names,
+    pub(crate) events: Events,
+    pub(crate) tokens: Tokens,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Runtime {
+    /// Runs work that changes the node in a task of its own, and waits for it. When the caller is
+    /// dropped (its client hung up), the work goes on to its end.
+    ///
+    /// # Errors
+    /// Those of the work; Unavailable while the daemon stops; Internal when the work panicked.
+    pub(crate) async fn detached<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        if self.stopping.is_cancelled() {
+            return Err(Fault::new(Kind::Unavailable, "the runtime is stopping"));
+        }
+        self.tasks
+            .spawn(work)
+            .await
+            .map_err(|e| Fault::internal("a request's work ended early", e))?
+    }
+
+    /// The sandbox of this identifier or prefix.
+    ///
+    /// # Errors
+    /// Not found, or ambiguous.
+    pub(crate) fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>> {
+        self.sandboxes.find(id)
+    }
+
+    /// The container of this identifier or prefix.
+    ///
+    /// # Errors
+    /// Not found, or ambiguous.
+    pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>> {
+        self.containers.find(id)
+    }
+
+    /// All containers of a sandbox.
+    pub(crate) fn containers_of(&self, sandbox_id: &str) -> Vec<Arc<Container>> {
+        let mut all = self.containers.all();
+        all.retain(|c| c.record.get().sandbox_id == sandbox_id);
+        all
+    }
+
+    /// The shim that a container lives in.
+    ///
+    /// # Errors
+    /// When its sandbox or the sandbox's shim is gone.
+    pub(crate) fn shim_of(&self, container: &Container) -> Result<Shim> {
+        let record = container.record.get();
+        self.sandboxes
+            .get(&record.sandbox_id)
+            .and_then(|s| s.shim())
+            .ok_or_else(|| {
+                Fault::precondition(format!(
+                    "the sandbox of container {:?} does not run",
+                    record.id
+                ))
+            })
+    }
+
+    /// Work on cgroups, off the executor.
+    ///
+    /// # Errors
+    /// Those of the work, seen as Internal.
+    pub(crate) async fn with_cgroups<T: Send + 'static>(
+        &self,
+        attempt: &'static str,
+        work: impl FnOnce(&dyn Manager) -> std::result::Result<T, crate::cgroup::CgroupError>
+        + Send
+        + 'static,
+    ) -> Result<T> {
+        let manager = self.cgroups.clone();
+        blocking::run(attempt, move || work(manager.as_ref()))
+            .await?
+            .map_err(|e| Fault::internal(attempt, e))
+    }
+
+    /// Tells subscribers that something happened to a container or, with the sandbox's own id, to a sandbox.
+    pub(crate) fn publish(&self, kind: v1::ContainerEventType, id: &str, sandbox: &SandboxRecord) {
+        if !self.events.has_subscribers() {
+            return;
+        }
+        let containers = self.containers_of(&sandbox.id);
+        self.events.publish(v1::ContainerEventResponse {
+            container_id: id.to_owned(),
+            container_event_type: kind as i32,
+            created_at: now(),
+            pod_sandbox_status: Some(sandbox.status()),
+            containers_statuses: containers.iter().map(|c| c.record.get().status()).collect(),
+        });
+    }
+
+    /// As [`Runtime::publish`], for a container whose sandbox is looked up.
+    pub(crate) fn publish_container(&self, kind: v1::ContainerEventType, record: &ContainerRecord) {
+        if let Some(sandbox) = self.sandboxes.get(&record.sandbox_id) {
+            self.publish(kind, &record.id, &sandbox.record.get());
+        }
+    }
+}
+
+/// A checked cgroup path.
+///
+/// # Errors
+/// When it is not a plain path.
+pub(crate) fn cgroup_path(path: &str) -> Result<CgroupPath> {
+    CgroupPath::new(path).map_err(|e| Fault::internal("naming a cgroup", e))
+}
+
+/// Nanoseconds since the epoch, for what is shown to people. Nothing is identified or ordered by it.
+pub(crate) fn now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .ok()
+        .and_then(|d| i64::try_from(d.as_nanos()).ok())
+        .unwrap_or_default()
+}

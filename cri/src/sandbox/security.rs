@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Security profiles of sandboxes and containers: what is asked for, and what this node can give.
+//!
+//! What cannot be given is refused by name; running with less confinement than was asked for
+//! would be a silent lie.
+
+use std::path::PathBuf;
+
+use crate::fault::{Fault, Result};
+use crate::v1;
+use crate::v1::security_profile::ProfileType;
+
+/// Which system call filter a process gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seccomp {
+    Unconfined,
+    RuntimeDefault,
+    /// A profile in OCI JSON.
+    Localhost(PathBuf),
+}
+
+/// Chooses the filter. The deprecated path counts only when the profile is absent; a privileged
+/// container is never filtered; nothing said means unconfined, as in containerd (the kubelet always says).
+///
+/// # Errors
+/// When a Localhost profile has no absolute path, or the deprecated path has an unknown form.
+pub(crate) fn seccomp(
+    profile: Option<&v1::SecurityProfile>,
+    deprecated: &str,
+    privileged: bool,
+) -> Result<Seccomp> {
+    if privileged {
+        return Ok(Seccomp::Unconfined);
+    }
+    let Some(profile) = profile else {
+        return match deprecated {
+            "" | "unconfined" => Ok(Seccomp::Unconfined),
+            "runtime/default" | "docker/default" => Ok(Seccomp::RuntimeDefault),
+            path => match path.strip_prefix("localhost/") {
+                Some(path) => localhost(path),
+                None => Err(Fault::invalid(format!("invalid seccomp profile {path:?}"))),
+            },
+        };
+    };
+    match profile.profile_type() {
+        ProfileType::Unconfined => Ok(Seccomp::Unconfined),
+        ProfileType::RuntimeDefault => Ok(Seccomp::RuntimeDefault),
+        ProfileType::Localhost => localhost(
+            profile
+                .localhost_ref
+                .strip_prefix("localhost/")
+                .unwrap_or(&profile.localhost_ref),
+        ),
+    }
+}
+
+// An empty reference once meant "unconfined" to kubelets (CVE-2023-2431); here it is an error.
+fn localhost(path: &str) -> Result<Seccomp> {
+    if !path.starts_with('/') {
+        return Err(Fault::invalid(format!(
+            "seccomp localhost profile {path:?} is not an absolute path"
+        )));
+    }
+    Ok(Seccomp::Localhost(PathBuf::from(path)))
+}
+
+/// The filter of a container; its execs have the same.
+///
+/// # Errors
+/// As [`seccomp`].
+#[expect(deprecated, reason = "old clients fill the old field only")]
+pub(crate) fn container_seccomp(context: &v1::LinuxContainerSecurityContext) -> Result<Seccomp> {
+    seccomp(
+        context.seccomp.as_ref(),
+        &context.seccomp_profile_path,
+        context.privileged,
+    )
+}
+
+/// The filter that a sandbox asks for. Pause runs no code of the pod; only its form is checked.
+///
+/// # Errors
+/// As [`seccomp`].
+#[expect(deprecated, reason = "old clients fill the old field only")]
+pub(crate) fn sandbox_seccomp(context: &v1::LinuxSandboxSecurityContext) -> Result<Seccomp> {
+    seccomp(
+        context.seccomp.as_ref(),
+        &context.seccomp_profile_path,
+        context.privileged,
+    )
+}
+
+/// The AppArmor profile of a container.
+///
+/// # Errors
+/// As [`apparmor`].
+#[expect(deprecated, reason = "old clients fill the old field only")]
+pub(crate) fn container_apparmor(
+    context: &v1::LinuxContainerSecurityContext,
+    kernel_has_it: bool,
+) -> Result<Option<String>> {
+    apparmor(
+        context.apparmor.as_ref(),
+        &context.apparmor_profile,
+        kernel_has_it,
+    )
+}
+
+/// Checks an AppArmor wish against the kernel and returns the profile to change to, if any.
+///
+/// podwright ships no profile of its own yet: RuntimeDefault leaves the process as it is.
+///
+/// # Errors
+/// When a profile of the host is asked for and the kernel has no AppArmor.
+pub(crate) fn apparmor(
+    profile: Option<&v1::SecurityProfile>,
+    deprecated: &str,
+    kernel_has_it: bool,
+) -> Result<Option<String>> {
+    let name = match profile {
+        Some(profile) => match profile.profile_type() {
+            ProfileType::Unconfined | ProfileType::RuntimeDefault => return Ok(None),
+            ProfileType::Localhost => profile.localhost_ref.as_str(),
+        },
+        None if matches!(deprecated, "" | "unconfined" | "runtime/default") => return Ok(None),
+        None => deprecated,
+    };
+    let name = name.strip_prefix("localhost/").unwrap_or(name);
+    if name.is_empty() {
+        return Err(Fault::invalid("apparmor localhost profile has no name"));
+    }
+    if !kernel_has_it {
+        return Err(Fault::invalid(format!(
+            "apparmor profile {name:?} cannot be applied: apparmor is not supported by this kernel"
+        )));
+    }
+    Ok(Some(name.to_owned()))
+}
+
+/// Refuses SELinux labels.
+///
+/// # Errors
+/// When any part of a label is given.
+pub(crate) fn selinux(options: Option<&v1::SeLinuxOption>, kernel_has_it: bool) -> Result<()> {
+    let Some(options) = options else {
+        return Ok(());
+    };
+    let fields = [
+        ("user", &options.user),
+        ("role", &options.role),
+        ("type", &options.r#type),
+        ("level", &options.level),
+    ];
+    match fields.iter().find(|(_, value)| !value.is_empty()) {
+        None => Ok(()),
+        Some((field, value)) => Err(Fault::invalid(format!(
+            "selinux_options.{field} {value:?} cannot be applied: {}",
+            if kernel_has_it {
+                "podwright does not label processes yet"
+            } else {
+                "SELinux is not enabled on this kernel"
+            }
+        ))),
+    }
+}
+
+/// Refuses user namespaces other than the node's.
+///
+/// # Errors
+/// When a pod asks for one of its own.
+pub(crate) fn user_namespace(options: &v1::NamespaceOption) -> Result<()> {
+    match &options.userns_options {
+        Some(userns) if userns.mode() != v1::NamespaceMode::Node => Err(Fault::invalid(
+            "namespace_options.userns_options: user namespaces are not supported by podwright yet",
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profile(kind: ProfileType, path: &str) -> v1::SecurityProfile {
+        v1::SecurityProfile {
+            profile_type: kind as i32,
+            localhost_ref: path.into(),
+        }
+    }
+
+    #[test]
+    fn the_profile_wins_over_the_deprecated_path() {
+        let default = profile(ProfileType::RuntimeDefault, "");
+        assert_eq!(
+            seccomp(Some(&default), "unconfined", false).unwrap(),
+            Seccomp::RuntimeDefault
+        );
+        assert_eq!(
+            seccomp(Some(&default), "", true).unwrap(),
+            Seccomp::Unconfined
+        );
+        assert_eq!(seccomp(None, "", false).unwrap(), Seccomp::Unconfined);
+        assert_eq!(
+            seccomp(None, "runtime/default", false).unwrap(),
+            Seccomp::RuntimeDefault
+        );
+        let local = profile(ProfileType::Localhost, "/p.json");
+        assert_eq!(
+            seccomp(Some(&local), "", false).unwrap(),
+            Seccomp::Localhost("/p.json".into())
+        );
+        assert!(seccomp(Some(&profile(ProfileType::Localhost, "")), "", false).is_err());
+        assert!(seccomp(None, "what", false).is_err());
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_refused_by_name() {
+        let local = profile(ProfileType::Localhost, "web");
+        let error = apparmor(Some(&local), "", false).unwrap_err();
+        assert!(error.to_string().contains("\"web\""));
+        assert_eq!(
+            apparmor(Some(&local), "", true).unwrap().as_deref(),
+            Some("web")
+        );
+        assert_eq!(
+            apparmor(Some(&profile(ProfileType::RuntimeDefault, "")), "", false).unwrap(),
+            None
+        );
+        let label = v1::SeLinuxOption {
+            level: "s0".into(),
+            ..Default::default()
+        };
+        assert!(
+            selinux(Some(&label), false)
+                .unwrap_err()
+                .to_string()
+                .contains("selinux_options.level")
+        );
+        assert!(selinux(Some(&v1::SeLinuxOption::default()), false).is_ok());
+    }
+}

@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+//! StartContainer: cgroup, launch plan, then the shim makes and runs the process.
+//!
+//! A container that cannot be started becomes Exited with reason StartError and the cause as its
+//! message, which is what the kubelet shows.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use oci_spec::runtime::Spec;
+use shim::plan::{LaunchPlan, RootFs};
+
+use super::container_create::{linux_resources, load_spec};
+use crate::cgroup::Limits;
+use crate::container::{ContainerRecord, Exit, State, resources};
+use crate::fault::{Fault, Result};
+use crate::lifecycle::{first_process, shim_fault};
+use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
+use crate::sandbox::{Phase, security};
+use crate::shim_client::{ContainerIo, Shim};
+use crate::{blocking, oci, v1};
+
+/// For each of making and starting: milliseconds, unless the machine is in trouble.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Starts a created container.
+///
+/// # Errors
+/// Not found; wrong state; or why it could not be launched.
+pub(crate) async fn start(
+    runtime: &Arc<Runtime>,
+    request: v1::StartContainerRequest,
+) -> Result<v1::StartContainerResponse> {
+    let container = runtime.container(&request.container_id)?;
+    let runtime_ = runtime.clone();
+    runtime
+        .detached(async move {
+            let _ops = container.ops.lock().await;
+            let record = container.record.get();
+            record.state.check_startable(&record.id)?;
+            let sandbox = runtime_.sandbox(&record.sandbox_id)?;
+            let _sandbox_ops = sandbox.ops.read().await;
+            if sandbox.record.get().phase != Phase::Ready {
+                return Err(Fault::precondition(format!(
+                    "sandbox {:?} is not running",
+                    record.sandbox_id
+                )));
+            }
+            launch_or_record(&runtime_, &sandbox, &container, &record).await
+        })
+        .await?;
+    Ok(v1::StartContainerResponse {})
+}
+
+async fn launch_or_record(
+    runtime: &Arc<Runtime>,
+    sandbox: &Sandbox,
+    container: &Container,
+    record: &ContainerRecord,
+) -> Result<()> {
+    let shim = sandbox
+        .shim()
+        .ok_or_else(|| Fault::precondition("the sandbox's shim is gone"))?;
+    let launched = launch(runtime, &shim, container, record).await;
+    match launched {
+        Ok(()) => {
+            runtime.publish_container(
+                v1::ContainerEventType::ContainerStartedEvent,
+                &container.record.get(),
+            );
+            Ok(())
+        }
+        Err(fault) => {
+            let _ = shim
+                .signal(&first_process(&record.id), libc::SIGKILL, true)
+                .await;
+            let message = fault.chain();
+            runtime
+                .container_exited(container, Exit::start_error(message, now()))
+                .await;
+            Err(fault.within(format!("failed to start container {:?}", record.id)))
+        }
+    }
+}
+
+async fn launch(
+    runtime: &Arc<Runtime>,
+    shim: &Shim,
+    container: &Container,
+    record: &ContainerRecord,
+) -> Result<()> {
+    let plan = plan(runtime, container, record).await?;
+    if let Some(dir) = record.log_path.as_deref().and_then(Path::parent) {
+        let dir = dir.to_owned();
+        blocking::run("making the log directory", move || {
+            std::fs::create_dir_all(&dir)
+                .map_err(|e| Fault::internal(format!("creating {}", dir.display()), e))
+        })
+        .await??;
+    }
+    let io = ContainerIo {
+        log_path: record.log_path.as_ref().map(|p| p.display().to_string()),
+        stdin: record.config.0.stdin,
+        stdin_once: record.config.0.stdin_once,
+    };
+    let started = tokio::time::timeout(LAUNCH_DEADLINE, shim.create(&record.id, plan, io))
+        .await
+        .map_err(|_| Fault::deadline("creating the container's process"))?
+        .map_err(|e| shim_fault("failed to create task".to_owned(), e))?;
+    for note in &started.notes {
+        tracing::info!(container.id = %record.id, note, "container process");
+    }
+    let started_at = now();
+    tokio::time::timeout(LAUNCH_DEADLINE, shim.start(&record.id))
+        .await
+        .map_err(|_| Fault::deadline("starting the container's process"))?
+        .map_err(|e| shim_fault("failed to start task".to_owned(), e))?;
+    // It may have ended already, and the watcher may have said so: an exit stays.
+    container
+        .record
+        .update_regardless(|r| {
+            let created = matches!(r.state, State::Created);
+            if created {
+                r.state = State::Running {
+                    pid: started.pid,
+                    started_at,
+                };
+            }
+            created
+        })
+        .await;
+    Ok(())
+}
+
+async fn plan(
+    runtime: &Arc<Runtime>,
+    container: &Container,
+    record: &ContainerRecord,
+) -> Result<LaunchPlan> {
+    let dir = container.record.dir().to_owned();
+    let image = runtime
+        .images
+        .get(&record.image_id)
+        .await
+        .map_err(|e| super::image::fault(&record.image_id, &e))?
+        .ok_or_else(|| Fault::not_found("image", &record.image_id))?;
+    let host_ipc = runtime
+        .sandbox(&record.sandbox_id)?
+        .record
+        .get()
+        .namespaces()
+        .ipc()
+        == v1::NamespaceMode::Node;
+    let manager = runtime.cgroups.clone();
+    let record = record.clone();
+    let text = |path: &Path| path.display().to_string();
+    let rootfs = RootFs::Overlay {
+        lower: image.layers.iter().map(|l| text(l)).collect(),
+        upper: text(&dir.join("upper")),
+        work: text(&dir.join("work")),
+    };
+    blocking::run("preparing a container's launch", move || {
+        let spec = load_spec(&dir)?;
+        let cgroup = cgroup_path(&record.cgroup)?;
+        let failed = |e| Fault::internal("preparing the container's cgroup", e);
+        manager.create(&cgroup).map_err(failed)?;
+        manager
+            .apply(&cgroup, &limits(&record, &spec)?)
+            .map_err(failed)?;
+        let own_shm = spec.mounts().iter().flatten().any(|m| {
+            m.destination() == Path::new("/dev/shm") && m.typ().as_deref() == Some("bind")
+        });
+        let shm = ("/dev/shm".to_owned(), "/dev/shm".to_owned());
+        let context = oci::CompileContext {
+            rootfs,
+            cgroup: manager.join(&cgroup),
+            cgroup_v2: manager.is_v2(),
+            seccomp: None,
+            sandbox_binds: if host_ipc || own_shm {
+                Vec::new()
+            } else {
+                vec![shm]
+            },
+        };
+        let mut plan = oci::compile(&spec, &context).map_err(|e| Fault::invalid(e.to_string()))?;
+        plan.process.seccomp = seccomp(&record, plan.process.capabilities.bounding)?;
+        Ok(plan)
+    })
+    .await?
+}
+
+/// All limits of a container: what CRI asks for, and the device rules of the spec.
+pub(crate) fn limits(record: &ContainerRecord, spec: &Spec) -> Result<Limits> {
+    let mut limits = resources::limits(&linux_resources(&record.config.0))?;
+    let rules = spec
+        .linux()
+        .as_ref()
+        .and_then(|l| l.resources().as_ref())
+        .and_then(|r| r.devices().as_ref());
+    limits.devices = rules.map(|rules| resources::device_rules(rules));
+    Ok(limits)
+}
+
+/// The compiled system call filter of a container; the same for its execs. Blocks on the profile's file.
+///
+/// # Errors
+/// When the profile cannot be read or compiled.
+pub(crate) fn seccomp(record: &ContainerRecord, capabilities: u64) -> Result<Option<Vec<u8>>> {
+    let context = record
+        .config
+        .0
+        .linux
+        .as_ref()
+        .and_then(|l| l.security_context.clone())
+        .unwrap_or_default();
+    let profile = match security::container_seccomp(&context)? {
+        security::Seccomp::Unconfined => oci::spec::SeccompProfile::Unconfined,
+        security::Seccomp::RuntimeDefault => oci::spec::SeccompProfile::RuntimeDefault,
+        security::Seccomp::Localhost(path) => {
+            oci::spec::SeccompProfile::Localhost(std::fs::read_to_string(&path).map_err(|e| {
+                Fault::internal(
+                    format!(
+                        "cannot load seccomp profile {:?}",
+                        path.display().to_string()
+                    ),
+                    e,
+                )
+            })?)
+        }
+    };
+    oci::spec::seccomp(&profile, capabilities)
+        .map_err(|e| Fault::internal("preparing the seccomp profile", e))
+}

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: Apache-2.0
+//! ImageService over [`crate::image`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::container::command::ImageDefaults;
+use crate::container::user::{ImageUser, image_user};
+use crate::fault::{Fault, Kind, Result};
+use crate::image::types::no_progress;
+use crate::image::{Auth, ErrorKind, Image, ImageError};
+use crate::runtime::{Runtime, now};
+use crate::v1;
+
+/// A pull that lasts this long has failed, whatever the registry still sends.
+const PULL_DEADLINE: Duration = Duration::from_secs(60 * 60);
+
+/// The fault that a failed image operation is.
+pub(crate) fn fault(wanted: &str, error: &ImageError) -> Fault {
+    let kind = match error.kind() {
+        ErrorKind::InvalidReference => Kind::Invalid,
+        ErrorKind::NotFound => Kind::NotFound,
+        ErrorKind::Busy | ErrorKind::RegistryUnavailable => Kind::Unavailable,
+        ErrorKind::Unauthorized
+        | ErrorKind::BadContent
+        | ErrorKind::Unsupported
+        | ErrorKind::Storage => Kind::Internal,
+    };
+    let message = error.message();
+    // The kubelet knows an unreachable registry by the message's first word.
+    if message.starts_with("RegistryUnavailable") {
+        return Fault::new(kind, message);
+    }
+    Fault::new(kind, format!("image {wanted:?}: {message}"))
+}
+
+/// The image that a container asks for, by reference or id.
+///
+/// # Errors
+/// Invalid when none is named; not found.
+pub(crate) async fn lookup(runtime: &Runtime, spec: Option<&v1::ImageSpec>) -> Result<Image> {
+    let wanted = spec.map(|s| s.image.as_str()).unwrap_or_default();
+    if wanted.is_empty() {
+        return Err(Fault::invalid("container config names no image"));
+    }
+    runtime
+        .images
+        .get(wanted)
+        .await
+        .map_err(|e| fault(wanted, &e))?
+        .ok_or_else(|| Fault::not_found("image", wanted))
+}
+
+/// What status shows as `image_ref`: a repo digest, else the id.
+pub(crate) fn reference(image: &Image) -> String {
+    image
+        .repo_digests
+        .first()
+        .cloned()
+        .unwrap_or_else(|| image.id.to_string())
+}
+
+/// How the image wants to be run.
+pub(crate) fn defaults(image: &Image) -> ImageDefaults {
+    let Some(config) = image.config.config() else {
+        return ImageDefaults::default();
+    };
+    ImageDefaults {
+        entrypoint: config.entrypoint().clone().unwrap_or_default(),
+        cmd: config.cmd().clone().unwrap_or_default(),
+        env: config.env().clone().unwrap_or_default(),
+        working_dir: config.working_dir().clone().unwrap_or_default(),
+        user: config.user().clone().unwrap_or_default(),
+        stop_signal: config.stop_signal().clone().unwrap_or_default(),
+    }
+}
+
+fn wire(image: &Image) -> v1::Image {
+    let (uid, username) = match image_user(&defaults(image).user) {
+        ImageUser::Uid(value) => (Some(v1::Int64Value { value }), String::new()),
+        ImageUser::Name(name) => (None, name),
+    };
+    v1::Image {
+        id: image.id.to_string(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        size: image.size,
+        uid,
+        username,
+        spec: Some(v1::ImageSpec {
+            image: image.id.to_string(),
+            ..Default::default()
+        }),
+        pinned: image.pinned,
+    }
+}
+
+/// All images, or the one that the filter names.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(crate) async fn list(
+    runtime: &Runtime,
+    filter: Option<&v1::ImageFilter>,
+) -> Result<Vec<v1::Image>> {
+    let wanted = filter
+        .and_then(|f| f.image.as_ref())
+        .map(|i| i.image.as_str())
+        .unwrap_or_default();
+    let found = if wanted.is_empty() {
+        runtime.images.list().await
+    } else {
+        runtime
+            .images
+            .get(wanted)
+            .await
+            .map(|i| i.into_iter().collect())
+    };
+    let images = found.map_err(|e| fault(wanted, &e))?;
+    Ok(images.iter().map(wire).collect())
+}
+
+/// One image; an absent one is an empty answer, not an error.
+///
+/// # Errors
+/// When the reference is malformed or the store cannot be read.
+pub(crate) async fn status(
+    runtime: &Runtime,
+    request: &v1::ImageStatusRequest,
+) -> Result<v1::ImageStatusResponse> {
+    let wanted = named(request.image.as_ref())?;
+    let found = runtime.images.get(wanted).await;
+    let Some(image) = found.map_err(|e| fault(wanted, &e))? else {
+        return Ok(v1::ImageStatusResponse::default());
+    };
+    let mut info = HashMap::new();
+    if request.verbose {
+        let text = serde_json::to_string(&serde_json::json!({ "imageSpec": image.config }))
+            .map_err(|e| Fault::internal("encoding image info", e))?;
+        info.insert("info".to_owned(), text);
+    }
+    Ok(v1::ImageStatusResponse {
+        image: Some(wire(&image)),
+        info,
+    })
+}
+
+fn named(spec: Option<&v1::ImageSpec>) -> Result<&str> {
+    spec.map(|s| s.image.as_str())
+        .filter(|s| !s.is_empty())
+        .ok_or_else(|| Fault::invalid("no image is named"))
+}
+
+/// Pulls. Goes on when the client hangs up: what arrived is kept for its next try.
+///
+/// # Errors
+/// As the registry or the disk has it.
+pub(crate) async fn pull(
+    runtime: &Arc<Runtime>,
+    request: v1::PullImageRequest,
+) -> Result<v1::PullImageResponse> {
+    let wanted = named(request.image.as_ref())?.to_owned();
+    let auth = auth(request.auth.as_ref())?;
+    let runtime_ = runtime.clone();
+    let image = runtime
+        .detached(async move {
+            let pull = runtime_.images.pull(&wanted, auth, no_progress());
+            tokio::time::timeout(PULL_DEADLINE, pull)
+                .await
+                .map_err(|_| Fault::deadline(format!("pulling image {wanted:?}")))?
+                .map_err(|e| fault(&wanted, &e))
+        })
+        .await?;
+    Ok(v1::PullImageResponse {
+        image_ref: image.id.to_string(),
+    })
+}
+
+/// CRI's credentials, in the order in which containerd looks at them.
+fn auth(wanted: Option<&v1::AuthConfig>) -> Result<Auth> {
+    let Some(auth) = wanted else {
+        return Ok(Auth::Anonymous);
+    };
+    if !auth.username.is_empty() {
+        return Ok(Auth::Basic {
+            username: auth.username.clone(),
+            password: auth.password.clone(),
+        });
+    }
+    if !auth.identity_token.is_empty() {
+        return Ok(Auth::IdentityToken(auth.identity_token.clone()));
+    }
+    if !auth.auth.is_empty() {
+        // The text itself must not reach an error message.
+        let text = BASE64
+            .decode(auth.auth.trim())
+            .ok()
+            .and_then(|bytes| String::from_utf8(bytes).ok());
+        return text
+            .as_deref()
+            .and_then(|text| text.split_once(':'))
+            .map(|(username, password)| Auth::Basic {
+                username: username.to_owned(),
+                password: password.trim_end_matches('\0').to_owned(),
+            })
+            .ok_or_else(|| Fault::invalid("auth.auth is not base64 of user:password"));
+    }
+    if !auth.registry_token.is_empty() {
+        return Ok(Auth::RegistryToken(auth.registry_token.clone()));
+    }
+    Ok(Auth::Anonymous)
+}
+
+/// Removes an image with all its names. Idempotent.
+///
+/// # Errors
+/// When the store cannot be written.
+pub(crate) async fn remove(
+    runtime: &Arc<Runtime>,
+    request: v1::RemoveImageRequest,
+) -> Result<v1::RemoveImageResponse> {
+    let wanted = named(request.image.as_ref())?.to_owned();
+    let runtime_ = runtime.clone();
+    runtime
+        .detached(async move {
+            let failed = |e: ImageError| fault(&wanted, &e);
+            // CRI removes the image, not one of its names.
+            if let Some(image) = runtime_.images.get(&wanted).await.map_err(failed)? {
+                runtime_
+                    .images
+                    .remove(&image.id.to_string())
+                    .await
+                    .map_err(failed)?;
+            }
+            Ok(v1::RemoveImageResponse {})
+        })
+        .await
+}
+
+/// What images and writable layers occupy.
+///
+/// # Errors
+/// When the directories cannot be read.
+pub(crate) async fn fs_info(runtime: &Arc<Runtime>) -> Result<v1::ImageFsInfoResponse> {
+    let info = runtime.images.fs_info().await.map_err(|e| fault("", &e))?;
+    let containers = runtime.paths.containers();
+    let usage = super::stats::disk_usage(containers.clone()).await?;
+    let entry = |mountpoint: &std::path::Path, bytes: u64, inodes: u64| v1::FilesystemUsage {
+        timestamp: now(),
+        fs_id: Some(v1::FilesystemIdentifier {
+            mountpoint: mountpoint.display().to_string(),
+        }),
+        used_bytes: Some(v1::UInt64Value { value: bytes }),
+        inodes_used: Some(v1::UInt64Value { value: inodes }),
+    };
+    Ok(v1::ImageFsInfoResponse {
+        image_filesystems: vec![entry(&info.mountpoint, info.used_bytes, info.inodes_used)],
+        container_filesystems: vec![entry(&containers, usage.bytes, usage.inodes)],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_taken_in_order_and_never_shown() {
+        let mut config = v1::AuthConfig {
+            auth: BASE64.encode("me:secret"),
+            ..Default::default()
+        };
+        assert!(
+            matches!(auth(Some(&config)).unwrap(), Auth::Basic { username, password } if username == "me" && password == "secret")
+        );
+        config.auth = "!!!secret".into();
+        assert!(
+            !auth(Some(&config))
+                .unwrap_err()
+                .to_string()
+                .contains("secret")
+        );
+        config.identity_token = "t".into();
+        assert!(matches!(
+            auth(Some(&config)).unwrap(),
+            Auth::IdentityToken(_)
+        ));
+        assert!(matches!(auth(None).unwrap(), Auth::Anonymous));
+    }
+}

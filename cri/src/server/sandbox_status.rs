@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//! PodSandboxStatus and ListPodSandbox.
+
+use std::collections::HashMap;
+
+use crate::fault::{Fault, Result};
+use crate::filter;
+use crate::runtime::{Runtime, now};
+use crate::v1;
+
+/// The status of one sandbox and of its containers.
+///
+/// # Errors
+/// Not found.
+pub(crate) fn status(
+    runtime: &Runtime,
+    request: &v1::PodSandboxStatusRequest,
+) -> Result<v1::PodSandboxStatusResponse> {
+    let sandbox = runtime.sandbox(&request.pod_sandbox_id)?;
+    let record = sandbox.record.get();
+    let mut info = HashMap::new();
+    if request.verbose {
+        let text = serde_json::to_string(&serde_json::json!({
+            "pid": record.pid,
+            "netns": record.netns,
+            "cgroup": record.cgroup,
+            "phase": record.phase,
+        }))
+        .map_err(|e| Fault::internal("encoding sandbox info", e))?;
+        info.insert("info".to_owned(), text);
+    }
+    Ok(v1::PodSandboxStatusResponse {
+        status: Some(record.status()),
+        info,
+        containers_statuses: runtime
+            .containers_of(&record.id)
+            .iter()
+            .map(|c| c.record.get().status())
+            .collect(),
+        timestamp: now(),
+    })
+}
+
+/// All sandboxes that the filter keeps.
+pub(crate) fn list(
+    runtime: &Runtime,
+    filter: Option<&v1::PodSandboxFilter>,
+) -> Vec<v1::PodSandbox> {
+    let all = runtime.sandboxes.all();
+    all.iter()
+        .map(|s| s.record.get())
+        .filter(|r| filter::keeps_sandbox(filter, &r.id, r.state(), &r.config.0.labels))
+        .map(|r| r.item())
+        .collect()
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Container and pod statistics, out of cgroups, the writable layer and the pod's network.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use crate::cgroup::Stats;
+use crate::container::{ContainerRecord, State};
+use crate::fault::Result;
+use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
+use crate::sandbox::{SandboxRecord, network};
+use crate::{blocking, filter, v1};
+
+/// What a directory tree occupies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
+/// Adds up blocks and inodes below `dir`, without following links. Files that vanish meanwhile do not count.
+///
+/// # Errors
+/// Only when the work panicked.
+pub(crate) async fn disk_usage(dir: PathBuf) -> Result<Usage> {
+    blocking::run("adding up disk usage", move || {
+        let mut usage = Usage::default();
+        let mut pending = vec![dir];
+        while let Some(dir) = pending.pop() {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let Ok(metadata) = entry.metadata() else {
+                    continue;
+                };
+                use std::os::unix::fs::MetadataExt as _;
+                usage.inodes += 1;
+                usage.bytes += metadata.blocks() * 512;
+                if metadata.is_dir() {
+                    pending.push(entry.path());
+                }
+            }
+        }
+        usage
+    })
+    .await
+}
+
+fn number(value: u64) -> Option<v1::UInt64Value> {
+    Some(v1::UInt64Value { value })
+}
+
+fn cpu(stats: &Stats, rate: Option<u64>) -> v1::CpuUsage {
+    v1::CpuUsage {
+        timestamp: now(),
+        usage_core_nano_seconds: number(stats.cpu_usage_nanos),
+        usage_nano_cores: rate.map(|value| v1::UInt64Value { value }),
+        psi: None,
+    }
+}
+
+fn memory(stats: &Stats) -> v1::MemoryUsage {
+    v1::MemoryUsage {
+        timestamp: now(),
+        working_set_bytes: number(stats.memory_working_set_bytes),
+        available_bytes: stats
+            .memory_limit_bytes
+            .and_then(|limit| number(limit.saturating_sub(stats.memory_working_set_bytes))),
+        usage_bytes: number(stats.memory_usage_bytes),
+        rss_bytes: number(stats.memory_rss_bytes),
+        page_faults: number(stats.memory_page_faults),
+        major_page_faults: number(stats.memory_major_page_faults),
+        psi: None,
+    }
+}
+
+/// Nanoseconds of cpu per second between two samples.
+fn rate(before: (i64, u64), after: (i64, u64)) -> Option<u64> {
+    let elapsed = u128::try_from(after.0.checked_sub(before.0)?).ok()?;
+    let used = u128::from(after.1.checked_sub(before.1)?);
+    if elapsed == 0 {
+        return None;
+    }
+    u64::try_from(used * 1_000_000_000 / elapsed).ok()
+}
+
+async fn read(runtime: &Runtime, cgroup: &str) -> Result<Stats> {
+    let path = cgroup_path(cgroup)?;
+    runtime
+        .with_cgroups("reading statistics", move |manager| manager.stats(&path))
+        .await
+}
+
+fn attributes(record: &ContainerRecord) -> v1::ContainerAttributes {
+    v1::ContainerAttributes {
+        id: record.id.clone(),
+        metadata: record.config.0.metadata.clone(),
+        labels: record.config.0.labels.clone(),
+        annotations: record.config.0.annotations.clone(),
+    }
+}
+
+async fn of_container(runtime: &Runtime, container: &Container) -> Result<v1::ContainerStats> {
+    let record = container.record.get();
+    let mut answer = v1::ContainerStats {
+        attributes: Some(attributes(&record)),
+        ..Default::default()
+    };
+    let upper = container.upper();
+    let usage = disk_usage(upper.clone()).await?;
+    answer.writable_layer = Some(v1::FilesystemUsage {
+        timestamp: now(),
+        fs_id: Some(v1::FilesystemIdentifier {
+            mountpoint: upper.display().to_string(),
+        }),
+        used_bytes: number(usage.bytes),
+        inodes_used: number(usage.inodes),
+    });
+    if matches!(record.state, State::Running { .. }) {
+        let stats = read(runtime, &record.cgroup).await?;
+        let sample = (now(), stats.cpu_usage_nanos);
+        let before = container
+            .cpu_sample
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(sample);
+        answer.cpu = Some(cpu(&stats, before.and_then(|before| rate(before, sample))));
+        answer.memory = Some(memory(&stats));
+    }
+    Ok(answer)
+}
+
+/// The statistics of one container.
+///
+/// # Errors
+/// Not found; or its cgroup cannot be read.
+pub(crate) async fn container(
+    runtime: &Arc<Runtime>,
+    request: &v1::ContainerStatsRequest,
+) -> Result<v1::ContainerStatsResponse> {
+    let container = runtime.container(&request.container_id)?;
+    Ok(v1::ContainerStatsResponse {
+        stats: Some(of_container(runtime, &container).await?),
+    })
+}
+
+/// The statistics of all running containers that the filter keeps. One that ends meanwhile is left out.
+pub(crate) async fn containers(
+    runtime: &Arc<Runtime>,
+    wanted: Option<&v1::ContainerStatsFilter>,
+) -> Vec<v1::ContainerStats> {
+    let mut all = Vec::new();
+    for container in runtime.containers.all() {
+        let record = container.record.get();
+        let keeps = wanted.is_none_or(|f| {
+            record.id.starts_with(&f.id)
+                && record.sandbox_id.starts_with(&f.pod_sandbox_id)
+                && filter::labels_match(&f.label_selector, &record.config.0.labels)
+        });
+        if !keeps || !matches!(record.state, State::Running { .. }) {
+            continue;
+        }
+        if let Ok(stats) = of_container(runtime, &container).await {
+            all.push(stats);
+        }
+    }
+    all
+}
+
+async fn of_sandbox(runtime: &Arc<Runtime>, sandbox: &Sandbox) -> Result<v1::PodSandboxStats> {
+    let record = sandbox.record.get();
+    let stats = read(runtime, &record.cgroup).await?;
+    let in_pod = v1::ContainerStatsFilter {
+        pod_sandbox_id: record.id.clone(),
+        ..Default::default()
+    };
+    Ok(v1::PodSandboxStats {
+        attributes: Some(v1::PodSandboxAttributes {
+            id: record.id.clone(),
+            metadata: record.config.0.metadata.clone(),
+            labels: record.config.0.labels.clone(),
+            annotations: record.config.0.annotations.clone(),
+        }),
+        linux: Some(v1::LinuxPodSandboxStats {
+            cpu: Some(cpu(&stats, None)),
+            memory: Some(memory(&stats)),
+            network: network_usage(&record).await?,
+            process: Some(v1::ProcessUsage {
+                timestamp: now(),
+                process_count: number(stats.pids),
+            }),
+            containers: containers(runtime, Some(&in_pod)).await,
+            io: None,
+        }),
+        windows: None,
+    })
+}
+
+/// The statistics of one sandbox.
+///
+/// # Errors
+/// Not found; or its cgroup cannot be read.
+pub(crate) async fn sandbox(
+    runtime: &Arc<Runtime>,
+    request: &v1::PodSandboxStatsRequest,
+) -> Result<v1::PodSandboxStatsResponse> {
+    let sandbox = runtime.sandbox(&request.pod_sandbox_id)?;
+    Ok(v1::PodSandboxStatsResponse {
+        stats: Some(of_sandbox(runtime, &sandbox).await?),
+    })
+}
+
+/// The statistics of all ready sandboxes that the filter keeps.
+pub(crate) async fn sandboxes(
+    runtime: &Arc<Runtime>,
+    wanted: Option<&v1::PodSandboxStatsFilter>,
+) -> Vec<v1::PodSandboxStats> {
+    let mut all = Vec::new();
+    for sandbox in runtime.sandboxes.all() {
+        let record = sandbox.record.get();
+        let keeps = wanted.is_none_or(|f| {
+            record.id.starts_with(&f.id)
+                && filter::labels_match(&f.label_selector, &record.config.0.labels)
+        });
+        if !keeps || record.state() != v1::PodSandboxState::SandboxReady {
+            continue;
+        }
+        if let Ok(stats) = of_sandbox(runtime, &sandbox).await {
+            all.push(stats);
+        }
+    }
+    all
+}
+
+/// The counters of the pod's interface, from the sandbox process's view. None with the host's network.
+async fn network_usage(record: &SandboxRecord) -> Result<Option<v1::NetworkUsage>> {
+    let (Some(pid), Some(_)) = (record.pid, &record.netns) else {
+        return Ok(None);
+    };
+    let path = format!("/proc/{pid}/net/dev");
+    let text = blocking::run("reading network counters", move || {
+        std::fs::read_to_string(path).unwrap_or_default()
+    })
+    .await?;
+    let mut interfaces = interface_counters(&text);
+    interfaces.retain(|i| i.name != "lo");
+    let default = interfaces
+        .iter()
+        .position(|i| i.name == network::INTERFACE)
+        .map(|at| interfaces.remove(at));
+    Ok(Some(v1::NetworkUsage {
+        timestamp: now(),
+        default_interface: default,
+        interfaces,
+    }))
+}
+
+/// Parses `/proc/<pid>/net/dev` (proc_pid_net(5)): per interface 8 receive columns, then 8 of transmit.
+fn interface_counters(text: &str) -> Vec<v1::NetworkInterfaceUsage> {
+    let parse = |line: &str| {
+        let (name, rest) = line.split_once(':')?;
+        let columns: Vec<u64> = rest
+            .split_whitespace()
+            .map_while(|c| c.parse().ok())
+            .collect();
+        let at = |index: usize| columns.get(index).copied().and_then(number);
+        Some(v1::NetworkInterfaceUsage {
+            name: name.trim().to_owned(),
+            rx_bytes: at(0),
+            rx_errors: at(2),
+            tx_bytes: at(8),
+            tx_errors: at(10),
+        })
+    };
+    text.lines().filter_map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_per_second() {
+        assert_eq!(
+            rate((0, 0), (2_000_000_000, 1_000_000_000)),
+            Some(500_000_000)
+        );
+        assert_eq!(rate((5, 0), (5, 10)), None);
+        assert_eq!(rate((5, 10), (9, 3)), None);
+    }
+
+    #[test]
+    fn counters_are_read_from_the_kernels_table() {
+        let text = "Inter-| Receive | Transmit\n face |bytes packets\n  eth0: 10 1 2 0 0 0 0 0 20 1 3 0 0 0 0 0\n";
+        let found = interface_counters(text);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].name, "eth0");
+        assert_eq!(found[0].rx_bytes, number(10));
+        assert_eq!(found[0].tx_errors, number(3));
+    }
+}
