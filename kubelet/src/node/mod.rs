@@ -30,7 +30,8 @@ use tonic::transport::Channel;
 use crate::cri_v1;
 use crate::ports::{EventType, Events};
 use backoff::Backoff;
-use machine::{Machine, Room};
+use machine::Machine;
+pub(crate) use machine::{Filesystem, Room};
 use pressure::{Memory, Thresholds};
 use status::{Inputs, RuntimeView};
 
