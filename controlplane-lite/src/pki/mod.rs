@@ -14,9 +14,8 @@ mod kubeconfig;
 mod server;
 
 pub use agent::{AgentFiles, agent_credentials};
-pub(crate) use authority::{Authority, Identity};
-pub(crate) use files::read;
-pub(crate) use server::ServerFiles;
+pub(crate) use authority::{Authority, Identity, KeyFiles};
+pub(crate) use server::{ComponentFiles, ServerFiles};
 
 use std::path::PathBuf;
 

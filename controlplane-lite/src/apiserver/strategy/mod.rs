@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What single kinds need beyond the generic engine: defaults, validation, what a client may not
+//! set. All of it is plain functions over JSON: an object in, an object or errors out.
+
+mod cluster;
+mod container;
+mod data;
+mod events;
+pub(crate) mod field;
+mod labels;
+pub(crate) mod names;
+mod pod;
+mod pod_update;
+mod quantity;
+mod service;
+mod workload;
+
+pub(crate) use self::{
+    cluster::{NAMESPACE, NODE},
+    data::{CONFIG_MAP, SECRET},
+    events::EVENTS_VIEW,
+    pod::POD,
+    service::{ENDPOINT_SLICE, ENDPOINTS, SERVICE},
+    workload::{DEPLOYMENT, REPLICA_SET},
+};
