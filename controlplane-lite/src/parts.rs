@@ -20,14 +20,16 @@ const END_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Runs the parts until `stop` is cancelled and they have ended.
 pub(crate) async fn run(config: &Config, files: &ComponentFiles, stop: &CancellationToken) {
-    let scheduler = supervise(SCHEDULER, config, &files.scheduler, stop, scheduler::run);
-    let controllers = supervise(
-        CONTROLLERS,
-        config,
-        &files.controller_manager,
-        stop,
-        controllers::run,
-    );
+    let mut for_controllers = controllers::Config::new(config.cluster_cidr.clone());
+    for_controllers.disable.clone_from(&config.disable);
+    let scheduler = async {
+        let run = |client, stop| scheduler::run(client, scheduler::Config::default(), stop);
+        supervise(SCHEDULER, config, &files.scheduler, stop, run).await;
+    };
+    let controllers = async {
+        let run = |client, stop| controllers::run(client, for_controllers.clone(), stop);
+        supervise(CONTROLLERS, config, &files.controller_manager, stop, run).await;
+    };
     tokio::join!(scheduler, controllers);
 }
 
@@ -36,7 +38,7 @@ async fn supervise<F, E>(
     config: &Config,
     kubeconfig: &PathBuf,
     stop: &CancellationToken,
-    part: impl Fn(kube::Client, Config, CancellationToken) -> F,
+    part: impl Fn(kube::Client, CancellationToken) -> F,
 ) where
     F: Future<Output = Result<(), E>> + Send + 'static,
     E: std::error::Error + Send + 'static,
@@ -49,7 +51,7 @@ async fn supervise<F, E>(
     while !stop.is_cancelled() {
         let started = Instant::now();
         match client(kubeconfig).await {
-            Ok(client) => one_run(name, part(client, config.clone(), stop.clone()), stop).await,
+            Ok(client) => one_run(name, part(client, stop.clone()), stop).await,
             Err(error) => tracing::error!(part = name, %error, "making its client"),
         }
         if stop.is_cancelled() {

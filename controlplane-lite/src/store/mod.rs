@@ -15,7 +15,7 @@ mod log;
 mod object;
 
 pub(crate) use embedded::Embedded;
-pub(crate) use header::{Header, OwnerRef};
+pub(crate) use header::Header;
 pub(crate) use index::{Batch, Event, EventKind, Snapshot};
 pub(crate) use object::{Draft, Object};
 
