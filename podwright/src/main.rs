@@ -1,1 +1,4 @@
+mod client;
+mod manifest;
+
 fn main() {}
