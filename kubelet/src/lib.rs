@@ -14,15 +14,19 @@
 pub mod adapters;
 pub mod config;
 pub mod env;
+pub mod manager;
+pub mod manifest;
 pub mod node;
 pub mod pod;
 pub mod ports;
 pub mod probe;
 pub mod quantity;
+mod run;
 pub mod server;
 pub mod volumes;
 
 pub use config::Config;
+pub use run::{Error, Handle, run, start};
 
 /// The CRI wire contract, generated from `cri/proto/api.proto`.
 pub mod cri_v1 {

@@ -17,6 +17,8 @@ pub struct GuestConfig {
     pub memory_mib: u32,
     pub cpus: u32,
     pub disk_mib: u32,
+    /// Where `console`, `output` and `qemu` are kept when the guest has ended, however it ended.
+    pub logs: Option<PathBuf>,
 }
 
 impl GuestConfig {
@@ -28,6 +30,7 @@ impl GuestConfig {
             memory_mib: 2048,
             cpus: 2,
             disk_mib: 4096,
+            logs: None,
         }
     }
 
@@ -57,6 +60,53 @@ pub struct Outcome {
 /// # Errors
 /// Missing programs, a kernel package that cannot be had, or a guest that is not done by `deadline`.
 pub fn run(config: &GuestConfig, script: &str, deadline: Duration) -> Result<Outcome, Error> {
+    let (dir, mut command, accel) = prepare(config, script)?;
+    console_to_file(&mut command, dir.path());
+    let ended = wait(&mut command, deadline, dir.path());
+    if let Some(logs) = &config.logs {
+        keep(dir.path(), logs)?;
+    }
+    let ended = ended?;
+    let (console, output) = (read(dir.path(), "console"), read(dir.path(), "output"));
+    if !ended {
+        let said = format!("{}\noutput so far:\n{output}", tail(&console));
+        return Err(Error::Deadline(deadline, said));
+    }
+    Ok(Outcome {
+        exit_code: read(dir.path(), "exit").trim().parse().ok(),
+        output,
+        console,
+        accel,
+    })
+}
+
+/// Boots a guest with a shell on this terminal, and returns when it has powered off: leave the shell,
+/// or press Ctrl-a x. The person at the terminal is the deadline.
+///
+/// # Errors
+/// As [`run`].
+pub fn shell(config: &GuestConfig) -> Result<(), Error> {
+    // The serial port is not the scenario's output, so the shell is moved there.
+    let script = "exec setsid cttyhack sh -il </dev/ttyS0 >/dev/ttyS0 2>&1";
+    let (_dir, mut command, _accel) = prepare(config, script)?;
+    command.args(["-serial", "mon:stdio"]);
+    let child = spawn(&mut command)?;
+    let status = Qemu(child).0.wait();
+    let status = status.map_err(Error::io("waiting for", QEMU))?;
+    if status.success() {
+        return Ok(());
+    }
+    let stderr = String::from("see above");
+    Err(Error::Qemu { status, stderr })
+}
+
+const QEMU: &str = "qemu-system-x86_64";
+
+/// All of a guest but where its serial port leads.
+fn prepare(
+    config: &GuestConfig,
+    script: &str,
+) -> Result<(tempfile::TempDir, Command, Accel), Error> {
     let kernel = Kernel::fetch(&config.cache)?;
     let accel = Accel::probe(&kernel)?;
     let dir = tempfile::Builder::new()
@@ -67,25 +117,33 @@ pub fn run(config: &GuestConfig, script: &str, deadline: Duration) -> Result<Out
     std::fs::write(at("initrd"), initramfs::build(&kernel)?)
         .map_err(Error::io("writing", at("initrd")))?;
     disk::build(&at("disk"), config.disk_mib, &config.files, script)?;
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = Command::new(QEMU);
     accel.arguments(&mut command);
     machine(&mut command, config, &kernel, dir.path());
-    let ended = wait(&mut command, deadline)?;
-    let read = |name: &str| {
-        let bytes = std::fs::read(at(name)).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    };
-    let (console, output) = (read("console"), read("output"));
-    if !ended {
-        let said = format!("{}\noutput so far:\n{output}", tail(&console));
-        return Err(Error::Deadline(deadline, said));
+    Ok((dir, command, accel))
+}
+
+fn read(dir: &Path, name: &str) -> String {
+    let bytes = std::fs::read(dir.join(name)).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn keep(dir: &Path, logs: &Path) -> Result<(), Error> {
+    std::fs::create_dir_all(logs).map_err(Error::io("creating", logs))?;
+    for name in ["console", "output", "qemu"] {
+        let from = dir.join(name);
+        if from.exists() {
+            std::fs::copy(&from, logs.join(name)).map_err(Error::io("copying", from))?;
+        }
     }
-    Ok(Outcome {
-        exit_code: read("exit").trim().parse().ok(),
-        output,
-        console,
-        accel,
-    })
+    Ok(())
+}
+
+fn console_to_file(command: &mut Command, dir: &Path) {
+    let path = dir.join("console");
+    command
+        .arg("-serial")
+        .arg(format!("file:{}", path.display()));
 }
 
 fn machine(command: &mut Command, config: &GuestConfig, kernel: &Kernel, dir: &Path) {
@@ -112,12 +170,6 @@ fn machine(command: &mut Command, config: &GuestConfig, kernel: &Kernel, dir: &P
             dir.join("disk").display()
         ))
         .args(["-device", "virtio-rng-pci"])
-        .args([
-            "-chardev",
-            &chardev("console"),
-            "-serial",
-            "chardev:console",
-        ])
         .args(["-device", "virtio-serial-pci"])
         .args([
             "-chardev",
@@ -144,30 +196,34 @@ impl Drop for Qemu {
     }
 }
 
-/// Runs QEMU until it ends (true) or the deadline passes (false; it is killed then).
-pub(crate) fn wait(command: &mut Command, deadline: Duration) -> Result<bool, Error> {
-    let program = "qemu-system-x86_64";
-    let child = command
+fn spawn(command: &mut Command) -> Result<Child, Error> {
+    command.spawn().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::Missing {
+            program: QEMU,
+            package: "qemu-system-x86",
+        },
+        _ => Error::io("starting", QEMU)(error),
+    })
+}
+
+/// Runs QEMU until it ends (true) or the deadline passes (false; it is killed then). What it says
+/// goes to the file `qemu` in `dir`.
+pub(crate) fn wait(command: &mut Command, deadline: Duration, dir: &Path) -> Result<bool, Error> {
+    let said = dir.join("qemu");
+    let stderr = std::fs::File::create(&said).map_err(Error::io("creating", &said))?;
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => Error::Missing {
-                program,
-                package: "qemu-system-x86",
-            },
-            _ => Error::io("starting", program)(error),
-        })?;
-    let mut qemu = Qemu(child);
+        .stderr(stderr);
+    let mut qemu = Qemu(spawn(command)?);
     let start = Instant::now();
     loop {
-        if let Some(_status) = qemu
-            .0
-            .try_wait()
-            .map_err(Error::io("waiting for", program))?
-        {
-            return Ok(true);
+        if let Some(status) = qemu.0.try_wait().map_err(Error::io("waiting for", QEMU))? {
+            if status.success() {
+                return Ok(true);
+            }
+            let stderr = read(dir, "qemu").trim().to_owned();
+            return Err(Error::Qemu { status, stderr });
         }
         if start.elapsed() > deadline {
             return Ok(false);

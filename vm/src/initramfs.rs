@@ -19,6 +19,10 @@ const INIT: &str = "#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs dev /dev
+case \"$(/bin/busybox cat /proc/cmdline)\" in *podwright.probe*)
+  echo 'podwright: the probe guest runs' >/dev/console
+  /bin/busybox poweroff -f ;;
+esac
 for module in $(/bin/busybox cat /modules/order); do
   /bin/busybox insmod /modules/$module || echo \"not loaded: $module\"
 done
@@ -29,6 +33,11 @@ while [ ! -b /dev/vda ] && [ $tries -lt 100 ]; do /bin/busybox sleep 0.05; tries
 /bin/busybox umount /sys /proc
 exec /bin/busybox switch_root /disk /init
 ";
+
+/// On the kernel's command line: say that user space runs, and power off.
+pub(crate) const PROBE: &str = "podwright.probe";
+/// What the guest says then.
+pub(crate) const PROBED: &str = "podwright: the probe guest runs";
 
 /// The archive, as bytes.
 pub(crate) fn build(kernel: &Kernel) -> Result<Vec<u8>, Error> {

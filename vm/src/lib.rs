@@ -17,7 +17,7 @@ mod kernel;
 mod modules;
 
 pub use accel::Accel;
-pub use guest::{GuestConfig, Outcome, run};
+pub use guest::{GuestConfig, Outcome, run, shell};
 pub use kernel::Kernel;
 
 use std::io;
@@ -39,6 +39,14 @@ pub enum Error {
     Failed {
         /// What was run.
         program: &'static str,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it said.
+        stderr: String,
+    },
+    /// QEMU gave up by itself.
+    #[error("qemu-system-x86_64 ended with {status}: {stderr}")]
+    Qemu {
         /// How it ended.
         status: std::process::ExitStatus,
         /// What it said.

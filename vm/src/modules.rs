@@ -7,11 +7,12 @@ use std::path::Path;
 
 use crate::Error;
 
-/// What the guest's disk, consoles and a node's containers and network need. A name that the kernel
-/// has built in, or does not know, is passed over; a scenario that misses it says so.
+/// What the guest's disk, consoles and a node's containers and network need. One that the kernel has
+/// built in needs no loading; one that it doesn't know is an error.
 pub(crate) const WANTED: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
+    "virtio_net",
     "virtio_console",
     "virtio_rng",
     "crc32c_generic",
@@ -49,20 +50,22 @@ pub(crate) const WANTED: &[&str] = &[
     "nft_reject_bridge",
     "nf_conntrack_bridge",
     "nft_objref",
-    "nft_counter",
-    "nft_set_pipapo",
     "tun",
 ];
 
 /// Paths below `modules` (`lib/modules/<release>`), each after all that it depends on.
 pub(crate) fn load_order(modules: &Path) -> Result<Vec<String>, Error> {
-    let path = modules.join("modules.dep");
-    let text = fs::read_to_string(&path).map_err(Error::io("reading", &path))?;
-    Ok(order(&text, WANTED))
+    let read = |name: &str| {
+        let path = modules.join(name);
+        fs::read_to_string(&path).map_err(Error::io("reading", &path))
+    };
+    order(&read("modules.dep")?, &read("modules.builtin")?, WANTED)
+        .map_err(|missing| Error::KernelPackage(format!("module {missing}")))
 }
 
-/// Depth first over `modules.dep` (modules.dep(5): `path: path path …`).
-fn order(dep: &str, wanted: &[&str]) -> Vec<String> {
+/// Depth first over `modules.dep` (modules.dep(5): `path: path path …`). `builtin` has a path per
+/// line. The error is the name that neither of them has.
+fn order<'a>(dep: &str, builtin: &str, wanted: &[&'a str]) -> Result<Vec<String>, &'a str> {
     let lines: BTreeMap<&str, Vec<&str>> = dep
         .lines()
         .filter_map(|line| line.split_once(':'))
@@ -72,14 +75,17 @@ fn order(dep: &str, wanted: &[&str]) -> Vec<String> {
         .keys()
         .map(|path| (module_name(path), *path))
         .collect();
+    let builtin: BTreeSet<String> = builtin.lines().map(module_name).collect();
     let mut seen = BTreeSet::new();
     let mut ordered = Vec::new();
     for name in wanted {
-        if let Some(path) = by_name.get(*name) {
-            visit(path, &lines, &mut seen, &mut ordered);
+        match by_name.get(*name) {
+            Some(path) => visit(path, &lines, &mut seen, &mut ordered),
+            None if builtin.contains(*name) => {}
+            None => return Err(name),
         }
     }
-    ordered
+    Ok(ordered)
 }
 
 fn visit<'a>(
@@ -111,9 +117,11 @@ mod tests {
     #[test]
     fn a_module_comes_after_all_that_it_needs_and_only_once() {
         let dep = "k/a.ko: k/b-x.ko k/c.ko\nk/b-x.ko: k/c.ko\nk/c.ko:\nk/d.ko:\n";
+        let builtin = "k/in-side.ko\n";
         assert_eq!(
-            order(dep, &["a", "b_x", "none"]),
-            ["k/c.ko", "k/b-x.ko", "k/a.ko"]
+            order(dep, builtin, &["a", "b_x", "in_side"]),
+            Ok(vec!["k/c.ko".into(), "k/b-x.ko".into(), "k/a.ko".into()])
         );
+        assert_eq!(order(dep, builtin, &["a", "none"]), Err("none"));
     }
 }

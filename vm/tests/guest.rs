@@ -19,10 +19,19 @@ fn a_guest_has_cgroup_v2_overlay_veth_and_nftables() -> Result<()> {
     let script = "set -e
 cat /sys/fs/cgroup/cgroup.controllers
 mkdir -p /tmp/o/l /tmp/o/u /tmp/o/w /tmp/o/m
+echo text >/tmp/o/l/x
 mount -t overlay overlay -o lowerdir=/tmp/o/l,upperdir=/tmp/o/u,workdir=/tmp/o/w /tmp/o/m
-ip link add br0 type bridge
-ip link add a type veth peer name b
-grep -c '^nf' /proc/modules
+grep -q xt /tmp/o/m/x
+mv /tmp/o/m/x /tmp/o/m/y
+test -c /tmp/o/u/x
+ip link add name br0 type bridge
+ip link add name pod0 type veth
+ip link show veth0
+for module in overlay br_netfilter vxlan nf_tables nf_conntrack nft_chain_nat nft_masq nft_nat nft_ct \\
+  nft_fib_inet nft_reject_inet nft_numgen nft_redir nft_log virtio_net; do
+  grep -q \"^$module \" /proc/modules || { echo \"missing $module\"; exit 1; }
+done
+test ! -e /sys/fs/cgroup/memory
 ";
     let outcome = vm::run(&config(), script, DEADLINE)?;
     assert_eq!(outcome.exit_code, Some(0), "{}", outcome.output);
@@ -32,6 +41,34 @@ grep -c '^nf' /proc/modules
         "{}",
         outcome.console
     );
+    Ok(())
+}
+
+/// Containers leave their root by pivot_root, which the kernel's first file system does not allow.
+#[test]
+fn a_guest_can_change_its_root_and_has_files_with_their_modes() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let program = dir.path().join("program");
+    std::fs::write(&program, "#!/bin/sh\necho it runs\n")?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o750);
+    std::fs::set_permissions(&program, mode)?;
+    let mut config = config().file(&program, "opt/some/program");
+    config.logs = Some(dir.path().join("logs"));
+    let script = "set -e
+stat -c %a /opt/some/program
+/opt/some/program
+mkdir -p /tmp/new
+mount -t tmpfs tmpfs /tmp/new
+mkdir -p /tmp/new/old /tmp/new/bin
+cp /bin/busybox /tmp/new/bin/
+cd /tmp/new
+unshare -m sh -c 'mount --make-rprivate / && pivot_root . old && /bin/busybox ls /'
+";
+    let outcome = vm::run(&config, script, DEADLINE)?;
+    assert_eq!(outcome.exit_code, Some(0), "{}", outcome.output);
+    assert_eq!(outcome.output, "750\nit runs\nbin\nold\n");
+    let kept = std::fs::read_to_string(dir.path().join("logs/output"))?;
+    assert_eq!(kept, outcome.output);
     Ok(())
 }
 

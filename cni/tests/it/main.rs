@@ -3,5 +3,6 @@
 //! Needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN).
 
 mod bridge;
+mod host;
 mod nft;
 mod place;

@@ -417,3 +417,6 @@ fn unwrap_content(entry: &str, error: io::Error) -> ContentError {
         Err(source) => write_error(entry, source),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -290,7 +290,7 @@ mod tests {
                 "registry.k8s.io/pause:3.10.1",
             ),
             ("Host/x", "Host/x:latest"),
-            ("a__b.c--d/e", "docker.io/a__b.c--d/e:latest"),
+            ("a__b/c.d--e", "docker.io/a__b/c.d--e:latest"),
             ("localhost:5000", "docker.io/library/localhost:5000"),
         ];
         for (given, wanted) in table {

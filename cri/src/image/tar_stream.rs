@@ -178,17 +178,25 @@ impl<R: Read> TarStream<R> {
         self.body = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
         let name = &self.name;
-        let device = (
-            field(name, "device", header.device_major())?.unwrap_or(0),
-            field(name, "device", header.device_minor())?.unwrap_or(0),
-        );
+        let old = header.as_old();
+        let device = match kind {
+            Kind::Char | Kind::Block => (
+                field(name, "device", header.device_major())?.unwrap_or(0),
+                field(name, "device", header.device_minor())?.unwrap_or(0),
+            ),
+            // Others may leave these fields blank.
+            _ => (0, 0),
+        };
         let mtime = match overrides.mtime {
             Some(mtime) => mtime,
-            None => (field(name, "mtime", header.mtime())?.cast_signed(), 0),
+            None => (
+                number(name, "mtime", &old.mtime, header.mtime())?.cast_signed(),
+                0,
+            ),
         };
-        let id = |what, over: Option<u64>, field_value: io::Result<u64>| match over {
+        let id = |what, over: Option<u64>, raw: &[u8], value: io::Result<u64>| match over {
             Some(id) => narrow(name, what, id),
-            None => narrow(name, what, field(name, what, field_value)?),
+            None => narrow(name, what, number(name, what, raw, value)?),
         };
         Ok(Entry {
             kind,
@@ -197,9 +205,9 @@ impl<R: Read> TarStream<R> {
                 .or_else(|| header.link_name_bytes().map(|link| link.into_owned()))
                 .unwrap_or_default(),
             size,
-            mode: field(name, "mode", header.mode())? & 0o7777,
-            uid: id("uid", overrides.uid, header.uid())?,
-            gid: id("gid", overrides.gid, header.gid())?,
+            mode: number(name, "mode", &old.mode, header.mode())? & 0o7777,
+            uid: id("uid", overrides.uid, &old.uid, header.uid())?,
+            gid: id("gid", overrides.gid, &old.gid, header.gid())?,
             mtime,
             device,
             xattrs: overrides.xattrs,
@@ -378,6 +386,19 @@ fn field<T>(entry: &str, what: &str, value: io::Result<T>) -> Result<T, ContentE
     value.map_err(|_| bad(entry, format!("the header's {what} is not a number")))
 }
 
+/// A field that writers may leave blank, which means zero.
+fn number<T: Default>(
+    entry: &str,
+    what: &str,
+    raw: &[u8],
+    value: io::Result<T>,
+) -> Result<T, ContentError> {
+    if raw.iter().all(|b| matches!(b, 0 | b' ')) {
+        return Ok(T::default());
+    }
+    field(entry, what, value)
+}
+
 fn narrow(entry: &str, what: &str, id: u64) -> Result<u32, ContentError> {
     u32::try_from(id).map_err(|_| bad(entry, format!("{what} {id} is out of range")))
 }
@@ -426,7 +447,6 @@ mod tests {
             b"0 a=b\n",
             b"3 a=b\n",
             b"99999999999999999999 a=b\n",
-            b"6 a=b\n",
             b"7 abcd\n",
             b"999 a=b\n",
             b"10 size=x\n",

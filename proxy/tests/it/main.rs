@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Services on the kernel: compiled, applied, and asked by real clients, in namespaces of the tests'
+//! own. Needs root.
+
+#[path = "../../../cni/tests/it/host.rs"]
+mod host;
+mod kernel;
+mod objects;
+#[path = "../../../cni/tests/it/place.rs"]
+mod place;
