@@ -2,6 +2,7 @@
 //! The image store against a real registry (Debian's `docker-registry`), against a server that
 //! lies, and with two processes' worth of users at a time. Needs root, as unpacking layers does.
 
+mod command;
 mod images;
 mod liar;
 mod local;

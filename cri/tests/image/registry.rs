@@ -20,12 +20,31 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts one; `htpasswd` is a line for basic authentication.
     pub(crate) fn start(htpasswd: Option<&str>) -> Registry {
+        Registry::start_with(htpasswd, None)
+    }
+
+    /// Starts one that speaks HTTPS as 127.0.0.1 with this certificate and key (PEM).
+    pub(crate) fn start_tls(certificate: &str, key: &str) -> Registry {
+        Registry::start_with(None, Some((certificate, key)))
+    }
+
+    fn start_with(htpasswd: Option<&str>, tls: Option<(&str, &str)>) -> Registry {
         let dir = tempfile::tempdir().unwrap();
         let data = dir.path().join("data");
         let mut config = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: '127.0.0.1:0'\n",
             data.display()
         );
+        if let Some((certificate, key)) = tls {
+            let (cert_path, key_path) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+            std::fs::write(&cert_path, certificate).unwrap();
+            std::fs::write(&key_path, key).unwrap();
+            config += &format!(
+                "  tls: {{certificate: {}, key: {}}}\n",
+                cert_path.display(),
+                key_path.display()
+            );
+        }
         if let Some(line) = htpasswd {
             let path = dir.path().join("htpasswd");
             std::fs::write(&path, line).unwrap();

@@ -228,3 +228,33 @@ async fn two_processes_pull_one_image_at_the_same_time() {
     let image = bench.store.get(&name).await.unwrap().unwrap();
     assert!(image.layers[0].join("bin/busybox").is_file());
 }
+
+#[tokio::test]
+async fn https_is_verified_by_the_authority_of_hosts_toml() {
+    let names = vec!["127.0.0.1".to_owned()];
+    let signed = rcgen::generate_simple_self_signed(names).unwrap();
+    let pem = signed.cert.pem();
+    let registry = Registry::start_tls(&pem, &signed.signing_key.serialize_pem());
+    let bench = Bench::new();
+    let hosts = bench.path("registries").join(&registry.host);
+    std::fs::create_dir_all(&hosts).unwrap();
+    let name = format!("{}/app:v1", registry.host);
+    let pull = async |hosts_toml: String| {
+        std::fs::write(hosts.join("hosts.toml"), hosts_toml).unwrap();
+        let pull = bench.store.pull(&name, Auth::Anonymous, no_progress());
+        pull.await.unwrap_err()
+    };
+    let server = format!("server = \"https://{}\"\n", registry.host);
+    let error = pull(server.clone()).await;
+    assert_eq!(error.kind(), ErrorKind::RegistryUnavailable);
+    let text = error.message();
+    assert!(text.to_lowercase().contains("certificate"), "{text}");
+    // Past the handshake, there is no such image.
+    std::fs::write(hosts.join("ca.pem"), &pem).unwrap();
+    for trust in ["ca = \"ca.pem\"\n", "skip_verify = true\n"] {
+        let error = pull(format!("{server}{trust}")).await;
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.message());
+    }
+    let error = pull(format!("{server}client = \"key.pem\"\n")).await;
+    assert!(error.message().contains("client"), "{}", error.message());
+}
