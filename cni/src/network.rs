@@ -221,43 +221,49 @@ impl Inner {
         // Before the first step, so that a crash in the middle leaves something to clean up by.
         let mut record = Record::new(attachment, &list);
         records.write(&record)?;
-        match self.add_all(&list, attachment) {
-            Ok(result) => {
-                record.result = Some(result.clone());
-                records.write(&record)?;
-                Ok(result)
-            }
-            Err(error) => {
-                if let Err(second) = self.del_all(&list, attachment, None) {
-                    tracing::warn!(container = attachment.container_id, error = %chain(&second),
-                        "undoing a failed attachment");
-                } else {
-                    records.remove(&record)?;
-                }
-                Err(error)
+        let added = self.add_all(&list, &records, &mut record);
+        if added.is_err() {
+            match self.del_all(&list, attachment, record.result.as_ref()) {
+                Ok(()) => records.remove(&record)?,
+                Err(second) => tracing::warn!(
+                    container = attachment.container_id,
+                    error = %chain(&second),
+                    "undoing a failed attachment; GC will try again"
+                ),
             }
         }
+        added
     }
 
-    fn add_all(&self, list: &NetworkList, attachment: &Attachment) -> Result<AddResult, Error> {
-        let mut result: Option<AddResult> = None;
+    /// Every plugin in order. The result so far is written after each, so that whatever interrupts
+    /// this, DEL knows what there is to undo.
+    fn add_all(
+        &self,
+        list: &NetworkList,
+        records: &Records,
+        record: &mut Record,
+    ) -> Result<AddResult, Error> {
         for plugin in &list.plugins {
+            let previous = record.result.as_ref();
             let said = self.call(
                 list,
                 plugin,
                 "ADD",
-                attachment,
-                result.as_ref(),
+                &record.attachment,
+                previous,
                 Extra::None,
             )?;
-            if let Some(value) = said {
-                result = Some(serde_json::from_value(value).map_err(|e| {
-                    let text = format!("its result is not one: {e}");
-                    plugin_error(list, plugin, "ADD", PluginError::new(code::DECODING, text))
-                })?);
+            let Some(value) = said else { continue };
+            let result: AddResult = serde_json::from_value(value).map_err(|e| {
+                let text = format!("its result is not one: {e}");
+                plugin_error(list, plugin, "ADD", PluginError::new(code::DECODING, text))
+            })?;
+            if record.result.as_ref() != Some(&result) {
+                record.result = Some(result);
+                records.write(record)?;
             }
         }
-        Ok(result.unwrap_or_default())
+        Ok(record.result.clone().unwrap_or_default())
     }
 
     fn check(&self, attachment: &Attachment) -> Result<(), Error> {

@@ -186,29 +186,43 @@ fn add(conf: &Conf, call: &Call) -> Result<AddResult, PluginError> {
             PluginError::new(code::DECODING, format!("result of the ipam plugin: {e}"))
         })?,
     };
-    connect(conf, call, leased.clone()).inspect_err(|_| {
+    let addresses = leased.ips.iter().map(|ip| ip.address.addr).collect();
+    connect(conf, call, leased).inspect_err(|_| {
         // The first error is the one to report; GC takes what could not be undone now.
-        let _ = undo(conf, call, &leased);
+        let _ = undo(conf, call, addresses);
     })
 }
 
-fn undo(conf: &Conf, call: &Call, leased: &AddResult) -> Result<(), PluginError> {
+/// The lease goes last: as long as it is there, GC finds the address again.
+fn undo(conf: &Conf, call: &Call, addresses: Vec<IpAddr>) -> Result<(), PluginError> {
     let mut route = open_route()?;
-    let unlinked = match route
-        .link(&host_name(&call.container_id, &call.ifname))
-        .map_err(internal)?
-    {
+    let host = host_name(&call.container_id, &call.ifname);
+    let unlinked = match route.link(&host).map_err(internal)? {
         Some(link) => route.delete(link.index).map_err(internal),
         None => Ok(()),
     };
-    let addresses: Vec<IpAddr> = leased.ips.iter().map(|ip| ip.address.addr).collect();
-    let unmasqueraded = if conf.ip_masq {
-        masquerade::delete(&conf.table, &addresses)
+    unmasquerade(conf, &addresses)?;
+    unlinked.and(ipam(conf, call, "DEL").map(drop))
+}
+
+fn unmasquerade(conf: &Conf, addresses: &[IpAddr]) -> Result<(), PluginError> {
+    if conf.ip_masq {
+        masquerade::delete(&conf.table, addresses)
     } else {
         Ok(())
-    };
-    let released = ipam(conf, call, "DEL").map(drop);
-    unlinked.and(unmasqueraded).and(released)
+    }
+}
+
+/// Addresses that `host-local` has leased to the attachments that `wanted` picks.
+fn leased(
+    conf: &Conf,
+    call: &Call,
+    wanted: impl Fn(&str, &str) -> bool,
+) -> Result<Vec<IpAddr>, PluginError> {
+    match conf.ipam.as_deref() {
+        Some("host-local") => host_local::leased(call, wanted),
+        _ => Ok(Vec::new()),
+    }
 }
 
 fn connect(conf: &Conf, call: &Call, leased: AddResult) -> Result<AddResult, PluginError> {
@@ -435,7 +449,18 @@ fn pod_routes(conf: &Conf, result: &AddResult, link: u32) -> Vec<RouteSpec> {
 
 /// Idempotent, and independent of what is left: link, rules and lease are each taken if there.
 fn delete(conf: &Conf, call: &Call) -> Result<(), PluginError> {
-    undo(conf, call, &previous(call)?.unwrap_or_default())
+    let own = |id: &str, ifname: &str| id == call.container_id && ifname == call.ifname;
+    // Without a result (ADD was cut off) the lease tells the addresses.
+    let mut addresses = leased(conf, call, own)?;
+    addresses.extend(
+        previous(call)?
+            .iter()
+            .flat_map(|r| &r.ips)
+            .map(|ip| ip.address.addr),
+    );
+    addresses.sort();
+    addresses.dedup();
+    undo(conf, call, addresses)
 }
 
 fn check(conf: &Conf, call: &Call) -> Result<(), PluginError> {
@@ -479,10 +504,13 @@ fn check(conf: &Conf, call: &Call) -> Result<(), PluginError> {
 
 /// Delete the bridge's ports that belong to no attachment, then let the IPAM plugin collect.
 fn collect(conf: &Conf, call: &Call) -> Result<(), PluginError> {
-    let valid: HashSet<String> = valid_attachments(call)?
+    let attachments = valid_attachments(call)?;
+    let valid: HashSet<String> = attachments
         .iter()
         .map(|(id, ifname)| host_name(id, ifname))
         .collect();
+    let stale = |id: &str, ifname: &str| !attachments.iter().any(|(i, n)| i == id && n == ifname);
+    unmasquerade(conf, &leased(conf, call, stale)?)?;
     let mut route = open_route()?;
     let mut outcome = Ok(());
     if let Some(bridge) = route.link(&conf.bridge).map_err(internal)? {

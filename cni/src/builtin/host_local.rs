@@ -259,6 +259,24 @@ fn leases(dir: &Path) -> Result<Vec<Lease>, PluginError> {
     Ok(found)
 }
 
+/// The addresses leased to attachments that `wanted` picks, of the network that `call` is for.
+pub(super) fn leased(
+    call: &Call,
+    wanted: impl Fn(&str, &str) -> bool,
+) -> Result<Vec<IpAddr>, PluginError> {
+    let mut outer = fields("", call.conf.clone())?;
+    let Some(ipam) = outer.object("ipam")? else {
+        return Ok(Vec::new());
+    };
+    let dir = Conf::parse(ipam)?.dir(call)?;
+    let leases = leases(&dir)?
+        .into_iter()
+        .filter(|l| wanted(&l.id, &l.ifname));
+    Ok(leases
+        .filter_map(|l| l.path.file_name()?.to_str()?.parse().ok())
+        .collect())
+}
+
 fn add(conf: &Conf, dir: &Path, call: &Call) -> Result<AddResult, PluginError> {
     let _lock = lock(dir)?;
     if let Some(lease) = leases(dir)?

@@ -6,3 +6,4 @@ mod bridge;
 mod host;
 mod nft;
 mod place;
+mod reference;
