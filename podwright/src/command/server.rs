@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `podwright server`: control plane and, unless told otherwise, a node, in one process.
+//!
+//! Order of start: the runtime and the control plane side by side; then the node's credentials,
+//! which the control plane signs; then kubelet and service proxy, which are clients of both.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use controlplane_lite::AgentFiles;
+use tracing::info;
+
+use super::run_node;
+use crate::data_lock::DataLock;
+use crate::node_config::{NodeConfig, NodeFlags};
+use crate::pod_network;
+use crate::supervise::Supervisor;
+
+#[derive(Args)]
+pub(crate) struct ServerArgs {
+    #[command(flatten)]
+    node: NodeFlags,
+
+    /// Address the API server listens on [default: 0.0.0.0]
+    #[arg(long, value_name = "IP", env = "PODWRIGHT_BIND_ADDRESS")]
+    bind_address: Option<IpAddr>,
+
+    /// Port the API server listens on [default: 6443]
+    #[arg(long, value_name = "PORT", env = "PODWRIGHT_HTTPS_LISTEN_PORT")]
+    https_listen_port: Option<u16>,
+
+    /// Address under which the API server is reached [default: the node's]
+    #[arg(long, value_name = "IP", env = "PODWRIGHT_ADVERTISE_ADDRESS")]
+    advertise_address: Option<IpAddr>,
+
+    /// Further names and addresses in the API server's certificate
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    tls_san: Vec<String>,
+
+    /// Addresses of Services [default: 10.43.0.0/16]
+    #[arg(long, value_name = "CIDR", env = "PODWRIGHT_SERVICE_CIDR")]
+    service_cidr: Option<String>,
+
+    /// Write the admin kubeconfig here too (it is always at <data-dir>/server/kubeconfig.yaml)
+    #[arg(long, value_name = "FILE")]
+    write_kubeconfig: Option<PathBuf>,
+
+    /// Run no node in this process
+    #[arg(long)]
+    disable_agent: bool,
+
+    /// Leave out a part: a controller by name, or scheduler
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    disable: Vec<String>,
+}
+
+pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
+    let node = args.node.clone().resolve()?;
+    let with_agent = !args.disable_agent;
+    let control_plane = control_plane_config(args, &node)?;
+    let _lock = DataLock::take(&node.data_dir)?;
+    run_node(&node, async {
+        let mut supervisor = Supervisor::new()?;
+        let url = format!(
+            "https://{}:{}",
+            bracketed(control_plane.advertise_address),
+            control_plane.https_listen_port
+        );
+        if with_agent {
+            let config = node.cri();
+            supervisor
+                .start("cri", move |ready, stop| {
+                    cri::run(config.clone(), ready, stop)
+                })
+                .await?;
+        }
+        supervisor
+            .start("control-plane", move |ready, stop| {
+                controlplane_lite::run(control_plane.clone(), ready, stop)
+            })
+            .await?;
+        if with_agent {
+            start_agent(&mut supervisor, &node, &url).await?;
+        }
+        info!(
+            kubeconfig = %node.data_dir.join("server/kubeconfig.yaml").display(),
+            "the API is served at {url}"
+        );
+        supervisor.run_until_stopped().await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn control_plane_config(
+    args: ServerArgs,
+    node: &NodeConfig,
+) -> anyhow::Result<controlplane_lite::Config> {
+    let advertise_address = match args.advertise_address {
+        Some(address) => address,
+        None => node.node_ip()?,
+    };
+    Ok(controlplane_lite::Config {
+        data_dir: node.data_dir.clone(),
+        bind_address: args.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+        https_listen_port: args.https_listen_port.unwrap_or(6443),
+        advertise_address,
+        cluster_cidr: node.cluster_cidr.clone(),
+        service_cidr: args.service_cidr.unwrap_or_else(|| "10.43.0.0/16".into()),
+        cluster_domain: node.cluster_domain.clone(),
+        tls_san: args.tls_san,
+        write_kubeconfig: args.write_kubeconfig,
+        disable: args.disable.into_iter().collect::<BTreeSet<_>>(),
+        server_version: env!("CARGO_PKG_VERSION").into(),
+    })
+}
+
+async fn start_agent(
+    supervisor: &mut Supervisor,
+    node: &NodeConfig,
+    url: &str,
+) -> anyhow::Result<()> {
+    let addresses = [node.node_ip()?];
+    let files =
+        controlplane_lite::agent_credentials(&node.data_dir, &node.node_name, &addresses, url)
+            .context("making the node's credentials")?;
+    let kubelet = kubelet_config(node, &files)?;
+    supervisor
+        .start("kubelet", move |ready, stop| {
+            kubelet::run(kubelet.clone(), ready, stop)
+        })
+        .await?;
+    let network = pod_network::Config::of(node, &files);
+    supervisor
+        .start("pod-network", move |ready, stop| {
+            pod_network::run(network.clone(), ready, stop)
+        })
+        .await?;
+    let proxy = node.proxy(files.proxy_kubeconfig)?;
+    supervisor
+        .start("proxy", move |ready, stop| {
+            proxy::run(proxy.clone(), ready, stop)
+        })
+        .await
+}
+
+fn kubelet_config(node: &NodeConfig, files: &AgentFiles) -> anyhow::Result<kubelet::Config> {
+    let mut config = node.kubelet(Some(files.kubelet_kubeconfig.clone()))?;
+    config.client_ca_file = Some(files.client_ca.clone());
+    config.tls_cert_file = Some(files.kubelet_cert.clone());
+    config.tls_private_key_file = Some(files.kubelet_key.clone());
+    Ok(config)
+}
+
+/// An address as it stands in a URL.
+fn bracketed(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
+}

@@ -1,0 +1,436 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the operator may say about a node, from defaults < file < environment < flags.
+//!
+//! Two stages: [`NodeFlags`] is what was typed (every field optional, the same names in a flag, in
+//! `PODWRIGHT_*` and in the file), [`NodeConfig`] is what is meant (every field there, checked).
+//! The components' own `Config`s are built from the second and from nothing else.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use clap::Args;
+use serde::Deserialize;
+
+/// Flags that every long-running command takes.
+#[derive(Args, Deserialize, Debug, Default, Clone)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct NodeFlags {
+    /// YAML file with any of these flags by name, without the dashes in front
+    #[arg(long, value_name = "FILE", env = "PODWRIGHT_CONFIG")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// State that survives a reboot [default: /var/lib/podwright]
+    #[arg(long, value_name = "DIR", env = "PODWRIGHT_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+
+    /// Sockets, network namespaces and the state of what runs now [default: /run/podwright]
+    #[arg(long, value_name = "DIR", env = "PODWRIGHT_RUN_DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+
+    /// error, warn, info, debug, trace, or a tracing filter such as kubelet=debug [default: info]
+    #[arg(long, value_name = "LEVEL", env = "PODWRIGHT_LOG_LEVEL")]
+    pub(crate) log_level: Option<String>,
+
+    /// text or json [default: text]
+    #[arg(long, value_name = "FORMAT", env = "PODWRIGHT_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+
+    /// Name of this node in the API [default: the host name in lower case]
+    #[arg(long, value_name = "NAME", env = "PODWRIGHT_NODE_NAME")]
+    pub(crate) node_name: Option<String>,
+
+    /// Address of this node [default: the one that the default route uses]
+    #[arg(long, value_name = "IP", env = "PODWRIGHT_NODE_IP")]
+    pub(crate) node_ip: Option<IpAddr>,
+
+    /// Labels put on the node when it registers, as key=value,key=value
+    #[arg(long, value_name = "LABELS", env = "PODWRIGHT_NODE_LABELS")]
+    pub(crate) node_labels: Option<String>,
+
+    /// cgroup below which everything of this node is made [default: /podwright]
+    #[arg(long, value_name = "CGROUP", env = "PODWRIGHT_CGROUP_PARENT")]
+    pub(crate) cgroup_parent: Option<String>,
+
+    /// Addresses of pods; each node gets a /24 of it [default: 10.42.0.0/16]
+    #[arg(long, value_name = "CIDR", env = "PODWRIGHT_CLUSTER_CIDR")]
+    pub(crate) cluster_cidr: Option<String>,
+
+    /// Address of the cluster's DNS server, given to pods [default: none; pods use the node's resolv.conf]
+    #[arg(long, value_name = "IP", env = "PODWRIGHT_CLUSTER_DNS")]
+    pub(crate) cluster_dns: Option<IpAddr>,
+
+    /// Domain of the cluster [default: cluster.local]
+    #[arg(long, value_name = "DOMAIN", env = "PODWRIGHT_CLUSTER_DOMAIN")]
+    pub(crate) cluster_domain: Option<String>,
+
+    /// Name of the bridge that pods hang on [default: pw0]
+    #[arg(long, value_name = "LINK", env = "PODWRIGHT_BRIDGE")]
+    pub(crate) bridge: Option<String>,
+
+    /// Name of the nftables table for Services [default: podwright]
+    #[arg(long, value_name = "TABLE", env = "PODWRIGHT_NFT_TABLE")]
+    pub(crate) nft_table: Option<String>,
+
+    /// Directory of CNI configuration lists [default: /etc/cni/net.d]
+    #[arg(long, value_name = "DIR", env = "PODWRIGHT_CNI_CONF_DIR")]
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+
+    /// Directory of CNI plugins that are not built in [default: /opt/cni/bin]
+    #[arg(long, value_name = "DIR", env = "PODWRIGHT_CNI_BIN_DIR")]
+    pub(crate) cni_bin_dir: Option<PathBuf>,
+
+    /// Directory of registry configuration, a folder with a hosts.toml per registry
+    /// [default: /etc/podwright/registries.d]
+    #[arg(long, value_name = "DIR", env = "PODWRIGHT_REGISTRIES_DIR")]
+    pub(crate) registries_dir: Option<PathBuf>,
+
+    /// Directory of container logs [default: /var/log/pods]
+    #[arg(long, value_name = "DIR", env = "PODWRIGHT_POD_LOGS_DIR")]
+    pub(crate) pod_logs_dir: Option<PathBuf>,
+
+    /// Directory of static pod manifests [default: <data-dir>/agent/manifests]
+    #[arg(long, value_name = "DIR", env = "PODWRIGHT_POD_MANIFEST_PATH")]
+    pub(crate) pod_manifest_path: Option<PathBuf>,
+
+    /// Port of the node API (logs, exec) [default: 10250]
+    #[arg(long, value_name = "PORT", env = "PODWRIGHT_KUBELET_PORT")]
+    pub(crate) kubelet_port: Option<u16>,
+
+    /// Port on loopback that answers /healthz for the kubelet, 0 for none [default: 10248]
+    #[arg(long, value_name = "PORT", env = "PODWRIGHT_HEALTHZ_PORT")]
+    pub(crate) healthz_port: Option<u16>,
+
+    /// Pods this node takes [default: 110]
+    #[arg(long, value_name = "COUNT", env = "PODWRIGHT_MAX_PODS")]
+    pub(crate) max_pods: Option<u32>,
+
+    /// Socket of the container runtime [default: <run-dir>/cri.sock]
+    #[arg(long, value_name = "PATH", env = "PODWRIGHT_CRI_SOCKET")]
+    pub(crate) cri_socket: Option<PathBuf>,
+}
+
+/// How log lines are written to stderr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// One readable line.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A checked node configuration.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeConfig {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+    pub(crate) node_name: String,
+    pub(crate) node_ip: Option<IpAddr>,
+    pub(crate) node_labels: Vec<(String, String)>,
+    pub(crate) cgroup_parent: String,
+    pub(crate) cluster_cidr: String,
+    pub(crate) cluster_dns: Vec<IpAddr>,
+    pub(crate) cluster_domain: String,
+    pub(crate) bridge: String,
+    pub(crate) nft_table: String,
+    pub(crate) cni_conf_dir: PathBuf,
+    pub(crate) cni_bin_dir: PathBuf,
+    pub(crate) registries_dir: PathBuf,
+    pub(crate) pod_logs_dir: PathBuf,
+    pub(crate) pod_manifest_path: PathBuf,
+    pub(crate) kubelet_port: u16,
+    pub(crate) healthz_port: u16,
+    pub(crate) max_pods: u32,
+    pub(crate) cri_socket: PathBuf,
+}
+
+impl NodeFlags {
+    /// Reads the file named by `--config`, if any, and lays the flags over it.
+    pub(crate) fn resolve(self) -> anyhow::Result<NodeConfig> {
+        let merged = match &self.config {
+            Some(path) => self.clone().over(read_file(path)?),
+            None => self,
+        };
+        merged.check()
+    }
+
+    /// `self` where it says something, `below` elsewhere.
+    fn over(self, below: Self) -> Self {
+        macro_rules! lay {
+            ($($field:ident),* $(,)?) => { Self { $($field: self.$field.or(below.$field)),* } };
+        }
+        lay!(
+            config,
+            data_dir,
+            run_dir,
+            log_level,
+            log_format,
+            node_name,
+            node_ip,
+            node_labels,
+            cgroup_parent,
+            cluster_cidr,
+            cluster_dns,
+            cluster_domain,
+            bridge,
+            nft_table,
+            cni_conf_dir,
+            cni_bin_dir,
+            registries_dir,
+            pod_logs_dir,
+            pod_manifest_path,
+            kubelet_port,
+            healthz_port,
+            max_pods,
+            cri_socket,
+        )
+    }
+
+    fn check(self) -> anyhow::Result<NodeConfig> {
+        let data_dir = absolute("data-dir", self.data_dir, "/var/lib/podwright")?;
+        let run_dir = absolute("run-dir", self.run_dir, "/run/podwright")?;
+        let node_name = match self.node_name {
+            Some(name) => name,
+            None => host_name()?,
+        };
+        ensure!(
+            is_dns_subdomain(&node_name),
+            "node-name: {node_name:?} is not a DNS name: lower case letters, digits, '-' and '.'"
+        );
+        let cgroup_parent = self.cgroup_parent.unwrap_or_else(|| "/podwright".into());
+        ensure!(
+            cgroup_parent.starts_with('/')
+                && cgroup_parent.len() > 1
+                && !cgroup_parent
+                    .split('/')
+                    .any(|part| part == ".." || part == "."),
+            "cgroup-parent: {cgroup_parent:?} must be an absolute cgroup path such as /podwright"
+        );
+        let bridge = self.bridge.unwrap_or_else(|| "pw0".into());
+        ensure!(
+            !bridge.is_empty() && bridge.len() <= 15 && !bridge.contains(['/', ' ']),
+            "bridge: {bridge:?} is not a link name: 1 to 15 characters without '/' and spaces"
+        );
+        Ok(NodeConfig {
+            log_level: self.log_level.unwrap_or_else(|| "info".into()),
+            log_format: self.log_format.unwrap_or_default(),
+            node_ip: self.node_ip,
+            node_labels: parse_labels(self.node_labels.as_deref().unwrap_or(""))?,
+            cgroup_parent,
+            cluster_cidr: self.cluster_cidr.unwrap_or_else(|| "10.42.0.0/16".into()),
+            cluster_dns: self.cluster_dns.into_iter().collect(),
+            cluster_domain: self
+                .cluster_domain
+                .unwrap_or_else(|| "cluster.local".into()),
+            bridge,
+            nft_table: self.nft_table.unwrap_or_else(|| "podwright".into()),
+            cni_conf_dir: absolute("cni-conf-dir", self.cni_conf_dir, "/etc/cni/net.d")?,
+            cni_bin_dir: absolute("cni-bin-dir", self.cni_bin_dir, "/opt/cni/bin")?,
+            registries_dir: absolute(
+                "registries-dir",
+                self.registries_dir,
+                "/etc/podwright/registries.d",
+            )?,
+            pod_logs_dir: absolute("pod-logs-dir", self.pod_logs_dir, "/var/log/pods")?,
+            pod_manifest_path: absolute(
+                "pod-manifest-path",
+                self.pod_manifest_path,
+                data_dir.join("agent/manifests"),
+            )?,
+            kubelet_port: self.kubelet_port.unwrap_or(10250),
+            healthz_port: self.healthz_port.unwrap_or(10248),
+            max_pods: self.max_pods.unwrap_or(110),
+            cri_socket: absolute("cri-socket", self.cri_socket, run_dir.join("cri.sock"))?,
+            node_name,
+            data_dir,
+            run_dir,
+        })
+    }
+}
+
+impl NodeConfig {
+    /// The address given, or the one that the default route uses. A node cannot be reached without
+    /// one, so its absence is an error that says what to do.
+    pub(crate) fn node_ip(&self) -> anyhow::Result<IpAddr> {
+        match self.node_ip {
+            Some(address) => Ok(address),
+            None => address_of_default_route().context(
+                "finding this node's address: there is no default route; give one with --node-ip",
+            ),
+        }
+    }
+
+    /// The runtime's configuration on this node.
+    pub(crate) fn cri(&self) -> cri::Config {
+        cri::Config {
+            listen: self.cri_socket.clone(),
+            data_dir: self.data_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            cgroup_parent: self.cgroup_parent.clone(),
+            cni_conf_dir: self.cni_conf_dir.clone(),
+            cni_bin_dir: self.cni_bin_dir.clone(),
+            registries_dir: self.registries_dir.clone(),
+            streaming_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        }
+    }
+
+    /// The kubelet's configuration on this node; without a kubeconfig it runs static pods only.
+    pub(crate) fn kubelet(&self, kubeconfig: Option<PathBuf>) -> anyhow::Result<kubelet::Config> {
+        Ok(kubelet::Config {
+            kubeconfig,
+            container_runtime_endpoint: format!("unix://{}", self.cri_socket.display()),
+            pod_manifest_path: Some(self.pod_manifest_path.clone()),
+            node_name: self.node_name.clone(),
+            node_ips: vec![self.node_ip()?],
+            node_labels: self.node_labels.iter().cloned().collect(),
+            register_with_taints: Vec::new(),
+            data_dir: self.data_dir.clone(),
+            run_dir: self.run_dir.clone(),
+            pod_logs_dir: self.pod_logs_dir.clone(),
+            cgroup_parent: self.cgroup_parent.clone(),
+            cluster_dns: self.cluster_dns.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            address: Ipv4Addr::UNSPECIFIED.into(),
+            port: self.kubelet_port,
+            healthz_port: self.healthz_port,
+            client_ca_file: None,
+            tls_cert_file: None,
+            tls_private_key_file: None,
+            max_pods: self.max_pods,
+            allowed_unsafe_sysctls: BTreeSet::new(),
+            register_node: true,
+            periods: kubelet::config::Periods::default(),
+        })
+    }
+
+    /// The service proxy's configuration on this node.
+    pub(crate) fn proxy(&self, kubeconfig: PathBuf) -> anyhow::Result<proxy::Config> {
+        Ok(proxy::Config {
+            kubeconfig,
+            node_name: self.node_name.clone(),
+            node_ips: vec![self.node_ip()?],
+            cluster_cidr: self.cluster_cidr.clone(),
+            nft_table: self.nft_table.clone(),
+            bridge: self.bridge.clone(),
+        })
+    }
+}
+
+fn read_file(path: &Path) -> anyhow::Result<NodeFlags> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("reading the configuration file {}", path.display()))?;
+    serde_saphyr::from_str(&text)
+        .with_context(|| format!("in the configuration file {}", path.display()))
+}
+
+fn absolute(
+    name: &str,
+    given: Option<PathBuf>,
+    default: impl Into<PathBuf>,
+) -> anyhow::Result<PathBuf> {
+    let path = given.unwrap_or_else(|| default.into());
+    if path.is_absolute() {
+        return Ok(path);
+    }
+    let here = std::env::current_dir().with_context(|| {
+        format!(
+            "{name}: {} is relative to the current directory",
+            path.display()
+        )
+    })?;
+    Ok(here.join(path))
+}
+
+fn parse_labels(text: &str) -> anyhow::Result<Vec<(String, String)>> {
+    text.split(',')
+        .filter(|part| !part.is_empty())
+        .map(|part| match part.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => bail!("node-labels: {part:?} is not key=value"),
+        })
+        .collect()
+}
+
+fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname().context("reading the host name")?;
+    Ok(name.to_string_lossy().to_lowercase())
+}
+
+/// RFC 1123 subdomain, at most 253 characters: what the API accepts as a node name.
+fn is_dns_subdomain(name: &str) -> bool {
+    let label = |part: &str| {
+        let edge =
+            |c: Option<char>| c.is_some_and(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+        edge(part.chars().next())
+            && edge(part.chars().last())
+            && part
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+/// The source address the kernel would choose towards a far address. Connecting a UDP socket sends
+/// nothing; it only makes the kernel look up the route (ip(7), udp(7)).
+fn address_of_default_route() -> std::io::Result<IpAddr> {
+    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+    Ok(socket.local_addr()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(yaml: &str) -> NodeFlags {
+        serde_saphyr::from_str(yaml).expect("a valid file")
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let typed = NodeFlags {
+            bridge: Some("br7".into()),
+            node_name: Some("n".into()),
+            ..NodeFlags::default()
+        };
+        let config = typed.over(flags("bridge: br1\nnft-table: t1\n")).check();
+        let config = config.expect("a valid configuration");
+        assert_eq!(config.bridge, "br7");
+        assert_eq!(config.nft_table, "t1");
+        assert_eq!(config.cgroup_parent, "/podwright");
+    }
+
+    #[test]
+    fn an_unknown_field_in_the_file_is_named() {
+        let error = serde_saphyr::from_str::<NodeFlags>("bridgee: br1\n").unwrap_err();
+        assert!(error.to_string().contains("bridgee"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_by_the_name_of_its_flag() {
+        let refused = |flags: NodeFlags| flags.check().unwrap_err().to_string();
+        let named = |node_name: &str| NodeFlags {
+            node_name: Some(node_name.into()),
+            ..NodeFlags::default()
+        };
+        assert!(refused(named("Node_1")).starts_with("node-name:"));
+        let parent = |cgroup: &str| NodeFlags {
+            cgroup_parent: Some(cgroup.into()),
+            ..named("n")
+        };
+        assert!(refused(parent("relative")).starts_with("cgroup-parent:"));
+        assert!(refused(parent("/a/../b")).starts_with("cgroup-parent:"));
+        let labels = NodeFlags {
+            node_labels: Some("a=b,c".into()),
+            ..named("n")
+        };
+        assert!(refused(labels).starts_with("node-labels:"));
+    }
+}
