@@ -269,9 +269,7 @@ impl Manager {
             .workers
             .iter()
             .filter(|(_, worker)| worker.source.is_some())
-            .filter_map(|(uid, worker)| {
-                Some(self.deps.table.get(uid).unwrap_or_else(|| worker.pod()))
-            })
+            .map(|(uid, worker)| self.deps.table.get(uid).unwrap_or_else(|| worker.pod()))
             .filter(|pod| !spec::is_terminal(pod))
             .collect();
         let others: Vec<&Pod> = all.iter().map(Arc::as_ref).collect();

@@ -251,8 +251,10 @@ fn json_of(status: Option<&PodStatus>) -> Value {
 
 impl StatusSink for StatusWriter {
     fn publish(&self, pod: &Pod, status: PodStatus) {
-        let mut light = Pod::default();
-        light.metadata = pod.metadata.clone();
+        let light = Pod {
+            metadata: pod.metadata.clone(),
+            ..Default::default()
+        };
         self.state()
             .dirty
             .insert(spec::uid(pod).to_owned(), (light, status));

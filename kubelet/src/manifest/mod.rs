@@ -112,8 +112,8 @@ fn documents(text: &str) -> Vec<String> {
 type Problems = Vec<(String, String)>;
 
 fn read_document(text: &str) -> Result<Vec<Pod>, Problems> {
-    // 0644 is octal in every Kubernetes manifest.
-    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    // 0644 is octal in every Kubernetes manifest; and `y` is a letter, only true and false are not.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true, strict_booleans: true };
     let value: Value = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| vec![(String::new(), first_line(&error.to_string()))])?;
     let kind = value
@@ -348,8 +348,8 @@ mod tests {
             ),
             (
                 "image: x",
-                "image: x, resources: {limits: {cpu: lots}}",
-                "spec.containers[0].resources.limits[cpu]",
+                "image: x, resources: {requests: {cpu: lots}}",
+                "spec.containers[0].resources.requests[cpu]",
             ),
             (
                 "image: x}]",

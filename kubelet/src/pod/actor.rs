@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -78,12 +79,15 @@ pub struct Actor {
     messages: HashMap<String, String>,
     look: bool,
     looked: bool,
+    refresh_due: bool,
+    next_sync: Instant,
     published: Option<PodStatus>,
 }
 
 impl Actor {
     /// An actor for this pod; it does nothing until it runs.
     pub fn new(deps: Arc<Deps>, pod: Pod, beginning: Beginning, ears: Ears) -> Actor {
+        let next_sync = Instant::now() + deps.settings.sync_frequency;
         let mut actor = Actor {
             deps,
             pod,
@@ -102,6 +106,8 @@ impl Actor {
             messages: HashMap::new(),
             look: true,
             looked: false,
+            refresh_due: false,
+            next_sync,
             published: None,
         };
         if actor.orphan {
@@ -134,13 +140,16 @@ impl Actor {
 
     /// Waits for the next thing to happen and takes it in. False: the manager has gone.
     async fn wait(&mut self, wake_at: Option<Timestamp>) -> bool {
-        let limit = if self.look {
-            LOOK_AGAIN
+        let now = Instant::now();
+        let mut until = if self.look {
+            now + LOOK_AGAIN
         } else {
-            self.deps.settings.sync_frequency
+            self.next_sync
         };
-        let until = wake_at.map(|at| Duration::try_from(at.duration_since(self.now())));
-        let sleep = until.map_or(limit, |until| until.unwrap_or(Duration::ZERO).min(limit));
+        if let Some(at) = wake_at {
+            let wait = Duration::try_from(at.duration_since(self.now())).unwrap_or(Duration::ZERO);
+            until = until.min(now + wait);
+        }
         tokio::select! {
             biased;
             Some(report) = self.reports.1.recv() => self.take_report(report),
@@ -150,11 +159,16 @@ impl Actor {
             },
             () = self.ears.look.notified() => self.look = true,
             Some(done) = self.jobs.join_next() => self.take_done(done),
-            () = tokio::time::sleep(sleep) => self.look |= sleep == limit,
+            () = tokio::time::sleep_until(until) => {}
         }
         // Whatever else is ready is taken in the same turn: one status for all of it.
         while let Some(done) = self.jobs.try_join_next() {
             self.take_done(done);
+        }
+        if Instant::now() >= self.next_sync {
+            self.next_sync = Instant::now() + self.deps.settings.sync_frequency;
+            self.look = true;
+            self.refresh_due = true;
         }
         true
     }
@@ -188,6 +202,8 @@ impl Actor {
             );
         }
         self.pod = pod;
+        // Labels and annotations may show in a downwardAPI volume.
+        self.refresh_due = true;
         self.publish_table();
     }
 
@@ -240,8 +256,9 @@ impl Actor {
         let seen = self.deps.runtime.pod(&uid).await;
         match seen {
             Ok(seen) => {
-                self.seen = seen;
+                let before = std::mem::replace(&mut self.seen, seen);
                 self.look = false;
+                self.mind_the_vanished(&before);
             }
             Err(error) => {
                 tracing::warn!(pod = spec::display(&self.pod), %error, "cannot look at the pod in the runtime");
@@ -266,6 +283,25 @@ impl Actor {
             _ => true,
         });
         self.follow_probes();
+    }
+
+    /// A container that somebody else removed still counts as one start.
+    fn mind_the_vanished(&mut self, before: &Seen) {
+        for (_, container) in spec::containers(&self.pod) {
+            let (old, new) = (
+                before.container(&container.name),
+                self.seen.container(&container.name),
+            );
+            let ran = old.filter(|old| old.state != ContainerState::Created && new.is_none());
+            if let Some(ran) = ran {
+                let memory = self
+                    .memory
+                    .containers
+                    .entry(container.name.clone())
+                    .or_default();
+                memory.restarts_known = Some(ran.restart_count.saturating_add(1));
+            }
+        }
     }
 
     async fn read_termination_messages(&mut self) {
@@ -476,8 +512,26 @@ impl Actor {
                 self.carry_out(step);
             }
         }
+        self.refresh_volumes();
         self.publish();
         wake_at
+    }
+
+    /// Brings ConfigMap, Secret and downwardAPI content up to date.
+    fn refresh_volumes(&mut self) {
+        let has_volumes = spec::spec(&self.pod)
+            .volumes
+            .as_ref()
+            .is_some_and(|list| !list.is_empty());
+        let settled = self.memory.volumes_ready
+            && self.memory.termination.is_none()
+            && !plan::is_complete(&self.pod, &self.seen);
+        if !self.refresh_due || !has_volumes || !settled || self.memory.jobs.contains(&Job::Volumes)
+        {
+            return;
+        }
+        self.refresh_due = false;
+        self.spawn(Job::Volumes, jobs::refresh_volumes(&self.deps, &self.pod));
     }
 
     fn publish(&mut self) {
@@ -779,3 +833,7 @@ impl Actor {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "actor_tests.rs"]
+mod tests;

@@ -182,6 +182,9 @@ fn sysctls(pod: &Pod, rules: &Rules) -> Result<(), Rejection> {
     Ok(())
 }
 
+/// Picks one resource.
+type Pick = fn(&spec::Amounts) -> Option<i64>;
+
 fn fit(pod: &Pod, others: &[&Pod], node: &Allocatable) -> Result<(), Rejection> {
     let count = others.len() + 1;
     let limit = usize::try_from(node.pods).unwrap_or(usize::MAX);
@@ -194,13 +197,13 @@ fn fit(pod: &Pod, others: &[&Pod], node: &Allocatable) -> Result<(), Rejection> 
         ));
     }
     let own = spec::pod_requests(pod);
-    let sum = |pick: fn(&spec::Amounts) -> Option<i64>| {
+    let sum = |pick: Pick| {
         let each = others
             .iter()
             .map(|other| pick(&spec::pod_requests(other)).unwrap_or(0));
         each.fold(0i64, i64::saturating_add)
     };
-    let resources: [(&str, fn(&spec::Amounts) -> Option<i64>, i64); 3] = [
+    let resources: [(&str, Pick, i64); 3] = [
         ("cpu", |amounts| amounts.cpu_millis, node.cpu_millis),
         ("memory", |amounts| amounts.memory_bytes, node.memory_bytes),
         (

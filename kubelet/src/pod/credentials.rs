@@ -109,7 +109,7 @@ mod tests {
         }))
         .expect("a secret");
         let hub = from_secret(&secret, "busybox:1").expect("found");
-        assert_eq!((hub.username.as_str(), hub.password.as_str()), ("u", "p:z"));
+        assert_eq!((hub.username.as_str(), hub.password.as_str()), ("u", "p:x"));
         let own = from_secret(&secret, "r.io:5000/x").expect("found");
         assert_eq!((own.username.as_str(), own.password.as_str()), ("a", "b"));
         assert!(from_secret(&secret, "quay.io/x").is_none());

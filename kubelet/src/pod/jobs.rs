@@ -90,6 +90,19 @@ pub fn prepare_volumes(deps: &Arc<Deps>, pod: &Pod) -> impl Future<Output = Outc
     }
 }
 
+/// Brings volume content up to date. The old content stays when that fails.
+pub fn refresh_volumes(deps: &Arc<Deps>, pod: &Pod) -> impl Future<Output = Outcome> + use<> {
+    let (deps, pod) = (Arc::clone(deps), pod.clone());
+    async move {
+        if let Err(error) = deps.volumes.refresh(&pod).await {
+            let about = spec::reference(&pod, None);
+            deps.events
+                .record(about, EventType::Warning, "FailedMount", chain(&error));
+        }
+        Outcome::Done
+    }
+}
+
 /// Unmounts and removes the pod's volumes.
 pub fn teardown_volumes(deps: &Arc<Deps>, pod: &Pod) -> impl Future<Output = Outcome> + use<> {
     let (deps, pod) = (Arc::clone(deps), pod.clone());

@@ -24,4 +24,6 @@ pub mod status;
 pub mod termination_log;
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 pub(crate) mod testing;

@@ -113,8 +113,10 @@ async fn run_exec(
         Err(RuntimeError::Deadline { .. }) => Outcome::Failure(timed_out(command, limit)),
         Err(error) => {
             let text = error.to_string();
-            // Runtimes report the command's own timeout as DeadlineExceeded.
-            if text.contains("DeadlineExceeded") || text.contains("timeout") {
+            // Runtimes report the command's own timeout as DeadlineExceeded. A runtime that cannot
+            // be reached says nothing about the container.
+            let answered = matches!(error, RuntimeError::Refused { .. });
+            if answered && (text.contains("DeadlineExceeded") || text.contains("timeout")) {
                 return Outcome::Failure(timed_out(command, limit));
             }
             Outcome::Unknown(text)

@@ -173,12 +173,15 @@ where
             .await;
         Ok((status, location))
     };
-    // The connection is driven here and dropped with the answer: nothing outlives the probe.
+    let mut talk = std::pin::pin!(talk);
+    // The connection is driven here and dropped with the answer: nothing outlives the probe. A
+    // server may close at once; what it said before is still to be had then.
     tokio::select! {
-        answer = talk => answer,
-        ended = connection => Err(match ended {
+        biased;
+        answer = &mut talk => answer,
+        ended = connection => talk.await.map_err(|problem: String| match ended {
             Ok(()) => "EOF".to_owned(),
-            Err(error) => error.to_string(),
+            Err(_) => problem,
         }),
     }
 }
