@@ -199,3 +199,36 @@ fn status_names_file_and_field_and_recovers() {
     std::fs::write(&file, good).expect("write");
     host.run(host.network.status()).expect("mended");
 }
+
+#[test]
+fn pods_of_both_families_need_not_wait_for_their_addresses() {
+    in_new_host(|| {
+        let host = Host::new();
+        let file = host.dir.path().join("conf/10-podwright.conflist");
+        let both = std::fs::read_to_string(&file).expect("read");
+        let mut list: serde_json::Value = serde_json::from_str(&both).expect("JSON");
+        list["plugins"][0]["ipam"]["ranges"] =
+            serde_json::json!([[{"subnet": "10.42.0.0/24"}], [{"subnet": "fd00:42::/64"}]]);
+        std::fs::write(&file, list.to_string()).expect("write");
+        let (a, _) = host.pod("a", &[]);
+        let (b, _) = host.pod("b", &[]);
+        // At once: no duplicate address detection holds the address back.
+        let server = at(
+            "fd00:42::3"
+                .parse::<std::net::IpAddr>()
+                .expect("an address"),
+            80,
+        );
+        inside(&b, || serve_tcp(server, "b"));
+        assert_eq!(
+            inside(&a, || ask_tcp(server)).expect("pod to pod"),
+            "b fd00:42::2"
+        );
+        let routes = inside(&a, || run("ip", &["-6", "route"]));
+        assert!(routes.contains("default via fd00:42::1"), "{routes}");
+        let count = 20;
+        let begun = std::time::Instant::now();
+        (0..count).for_each(|i| drop(host.pod(&format!("p{i}"), &[])));
+        eprintln!("a namespace and ADD: {:?} each", begun.elapsed() / count);
+    });
+}

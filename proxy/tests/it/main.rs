@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services on the kernel: compiled, applied, and asked by real clients, in namespaces of the tests'
-//! own. Needs root.
+//! own (needs root); and without a kernel: Services compiled, packets traced through transactions.
 
+mod compile;
 #[path = "../../../cni/tests/it/host.rs"]
 mod host;
 mod kernel;
 mod objects;
 #[path = "../../../cni/tests/it/place.rs"]
 mod place;
+mod trace;
