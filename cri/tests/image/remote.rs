@@ -43,8 +43,8 @@ async fn an_image_is_pulled_by_tag_then_by_digest() {
         .await
         .unwrap();
     let by_digest = format!("{}/team/app@{digest}", registry.host);
-    assert_eq!(image.repo_tags, [name.clone()]);
-    assert_eq!(image.repo_digests, [by_digest.clone()]);
+    assert_eq!(image.repo_tags, std::slice::from_ref(&name));
+    assert_eq!(image.repo_digests, std::slice::from_ref(&by_digest));
     assert!(image.layers[0].join("bin/busybox").is_file());
     let original = source.store.get("source").await.unwrap().unwrap();
     assert_eq!((image.id, image.size), (original.id, original.size));
