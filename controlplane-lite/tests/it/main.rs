@@ -1,0 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The control plane over real HTTPS: every test has a server of its own on a free port of
+//! loopback, with its own folder.
+
+mod controllers;
