@@ -59,18 +59,14 @@ pub enum ConntrackError {
     Request(&'static str, #[source] Refusal),
 }
 
+fn refused(what: &'static str) -> impl Fn(NetlinkError) -> ConntrackError {
+    move |error| ConntrackError::Request(what, Refusal(error))
+}
+
 /// What the kernel said.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub struct Refusal(#[from] NetlinkErrorText);
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct NetlinkErrorText(String);
-
-fn refused(what: &'static str) -> impl Fn(NetlinkError) -> ConntrackError {
-    move |error| ConntrackError::Request(what, Refusal(NetlinkErrorText(error.to_string())))
-}
+pub struct Refusal(NetlinkError);
 
 /// Delete every tracked connection that `wanted` picks, in the namespace of the calling thread.
 /// Returns how many there were. One that ends by itself meanwhile is no error.

@@ -42,7 +42,7 @@ pub(crate) enum NetlinkError {
     #[error("netlink socket")]
     Socket(#[source] io::Error),
     /// The kernel refused one request of the batch.
-    #[error("{source}{}{hint}", if hint.is_empty() { "" } else { ": " })]
+    #[error("{}", if hint.is_empty() { "the kernel refused" } else { hint })]
     Refused {
         /// Which request, counted from 0.
         index: usize,

@@ -24,12 +24,28 @@ pub enum ApplyError {
     Flows(#[source] ConntrackError),
 }
 
-/// Apply a step. Blocks, for microseconds when little changed. Must run in the node's network
-/// namespace, as threads of the process do.
-pub fn apply(step: &Step, state: &State) -> Result<(), ApplyError> {
-    let mut socket = Socket::open().map_err(ApplyError::Open)?;
-    socket.apply(&step.transaction).map_err(ApplyError::Rules)?;
-    forget(&step.udp, state)
+/// The way into the kernel. It keeps its socket: closing one waits for the kernel to free what was
+/// deleted over it, an RCU grace period of about 20 ms.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    socket: Option<Socket>,
+}
+
+impl Kernel {
+    /// Apply a step, in the network namespace of the thread that does so first. Blocks, for
+    /// microseconds when little changed.
+    pub fn apply(&mut self, step: &Step, state: &State) -> Result<(), ApplyError> {
+        let socket = match &mut self.socket {
+            Some(socket) => socket,
+            none => none.insert(Socket::open().map_err(ApplyError::Open)?),
+        };
+        let applied = socket.apply(&step.transaction).map_err(ApplyError::Rules);
+        if applied.is_err() {
+            self.socket = None; // whatever is wrong with it, a new one is not
+        }
+        applied?;
+        forget(&step.udp, state)
+    }
 }
 
 /// A UDP flow stays with its first endpoint for as long as packets come. So forget every flow of

@@ -34,7 +34,7 @@ use kube::{Api, Client};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use apply::ApplyError;
+use apply::{ApplyError, Kernel};
 use objects::Objects;
 use service::Node;
 use state::{ServiceKey, State};
@@ -173,7 +173,7 @@ struct Proxy {
     node: Node,
     objects: Objects,
     /// Away while a thread applies it.
-    state: Option<State>,
+    state: Option<(State, Kernel)>,
     /// What the kernel has is not what `state` says: replace the table.
     needs_full: bool,
     retry_in: Option<Duration>,
@@ -188,7 +188,7 @@ impl Proxy {
                 ips: config.node_ips.clone(),
             },
             objects: Objects::new(),
-            state: Some(State::new(&config.nft_table, cluster)),
+            state: Some((State::new(&config.nft_table, cluster), Kernel::default())),
             needs_full: true,
             retry_in: None,
             problems: BTreeMap::new(),
@@ -247,7 +247,7 @@ impl Proxy {
                 .unwrap_or_default();
             self.note(service, problems);
         }
-        let Some(mut state) = self.state.take() else {
+        let Some((mut state, mut kernel)) = self.state.take() else {
             return Err(Error::Died);
         };
         let full = self.needs_full;
@@ -256,11 +256,11 @@ impl Proxy {
             if full {
                 step = state.full();
             }
-            let outcome = apply::apply(&step, &state);
-            (state, outcome)
+            let outcome = kernel.apply(&step, &state);
+            (state, kernel, outcome)
         });
-        let (state, outcome) = applied.await.map_err(|_| Error::Died)?;
-        self.state = Some(state);
+        let (state, kernel, outcome) = applied.await.map_err(|_| Error::Died)?;
+        self.state = Some((state, kernel));
         self.settle(outcome);
         Ok(())
     }

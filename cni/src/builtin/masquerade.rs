@@ -20,18 +20,19 @@ pub(crate) fn add(name: &str, addresses: &[Cidr], inside: &[Cidr]) -> Result<(),
     not.sort();
     not.dedup();
     let chain = chain_name(&not);
-    let mut commands = vec![Command::AddChain {
+    let mut chains = vec![Command::AddChain {
         name: chain.clone(),
         base: None,
     }];
     // Rewritten as a whole, so that it does not matter whether it was there.
-    commands.push(Command::Flush {
+    chains.push(Command::Flush {
         chain: Some(chain.clone()),
     });
-    commands.extend(rules(&chain, &not));
+    chains.extend(rules(&chain, &not));
+    let mut elements = Vec::new();
     for address in addresses {
         let data = Some(Data::Verdict(Verdict::Goto(chain.clone())));
-        commands.push(Command::AddElements {
+        elements.push(Command::AddElements {
             set: format!("masquerade{}", suffix(address.is_ipv4())),
             elements: vec![Element {
                 key: octets(address.addr),
@@ -39,7 +40,7 @@ pub(crate) fn add(name: &str, addresses: &[Cidr], inside: &[Cidr]) -> Result<(),
             }],
         });
     }
-    table::add(name, &commands)
+    table::add(name, &chains, &elements)
 }
 
 /// Forget pods' addresses. Idempotent.

@@ -188,7 +188,7 @@ fn add(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(), 
             elements: vec![table::plain(key)],
         });
     }
-    table::add(&conf.table, &commands)?;
+    table::add(&conf.table, &[], &commands)?;
     forget_flows(mappings)
 }
 

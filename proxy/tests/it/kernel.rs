@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::path::PathBuf;
 
-use proxy::apply::apply;
+use proxy::apply::Kernel;
 use proxy::service::{ServiceRules, compile};
 use proxy::state::State;
 use serde_json::json;
@@ -19,6 +19,7 @@ struct Scene {
     host: Host,
     outside: PathBuf,
     state: State,
+    kernel: Kernel,
     pods: Vec<(PathBuf, std::net::IpAddr)>,
 }
 
@@ -44,18 +45,21 @@ impl Scene {
             });
         }
         let mut state = State::new("pwt", &["10.42.0.0/16".parse().expect("a CIDR")]);
-        apply(&state.full(), &state).expect("an empty table");
+        let mut kernel = Kernel::default();
+        kernel.apply(&state.full(), &state).expect("an empty table");
         Scene {
             host,
             outside,
             state,
+            kernel,
             pods,
         }
     }
 
     fn set(&mut self, rules: Option<ServiceRules>) {
         let step = self.state.update(vec![(key(), rules)]);
-        apply(&step, &self.state)
+        self.kernel
+            .apply(&step, &self.state)
             .unwrap_or_else(|e| panic!("{}\n{}", crate::host::report(&e), step.transaction));
     }
 
@@ -260,8 +264,11 @@ fn a_lost_table_is_replaced_whole_and_removed_without_a_trace() {
         scene.serve(&[0, 1]);
         let before = run("nft", &["list", "table", "inet", "pwt"]);
         run("nft", &["delete", "table", "inet", "pwt"]);
-        apply(&scene.state.full(), &scene.state).expect("replaced");
-        let again = apply(&scene.state.full(), &scene.state);
+        scene
+            .kernel
+            .apply(&scene.state.full(), &scene.state)
+            .expect("replaced");
+        let again = scene.kernel.apply(&scene.state.full(), &scene.state);
         again.expect("replaced again");
         let sorted = |text: &str| {
             let mut lines: Vec<_> = text
@@ -307,17 +314,18 @@ fn ten_thousand_services_load_and_change_quickly() {
             )
         };
         state.update((0..10_000).map(|i| one(i, "10.42.1.1")).collect());
+        let mut kernel = Kernel::default();
         let begun = std::time::Instant::now();
         let step = state.full();
         let computed = begun.elapsed();
-        apply(&step, &state).expect("all");
+        kernel.apply(&step, &state).expect("all");
         eprintln!(
             "10,000 Services: computed in {computed:?}, with the kernel {:?}",
             begun.elapsed()
         );
         let begun = std::time::Instant::now();
         let step = state.update(vec![one(77, "10.42.1.9")]);
-        apply(&step, &state).expect("one");
+        kernel.apply(&step, &state).expect("one");
         eprintln!(
             "one more change: {:?}\n{}",
             begun.elapsed(),
