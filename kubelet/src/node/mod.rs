@@ -11,6 +11,8 @@ mod machine;
 mod pressure;
 mod register;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -39,6 +39,8 @@ use crate::node::{ImageClient, RuntimeClient};
 use auth::Identity;
 use handlers::Service;
 
+#[cfg(test)]
+pub(crate) use tests::fake_cri::FakeCri;
 pub use tls::TlsError;
 
 /// From the connection to the end of the TLS handshake.

@@ -20,21 +20,23 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use crate::cri_v1 as cri;
 
 /// The state of the one container of the one pod.
-pub(super) struct FakeCri {
-    pub(super) log_path: PathBuf,
-    pub(super) running: AtomicBool,
+pub(crate) struct FakeCri {
+    pub(crate) log_path: PathBuf,
+    pub(crate) running: AtomicBool,
+    pub(crate) network_ready: AtomicBool,
     /// `http://127.0.0.1:<port>` of the streaming server.
     streaming: String,
 }
 
 impl FakeCri {
     /// Serves until the test's runtime ends.
-    pub(super) async fn start(socket: &Path, log_path: PathBuf) -> Arc<Self> {
+    pub(crate) async fn start(socket: &Path, log_path: PathBuf) -> Arc<Self> {
         let streams = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = streams.local_addr().expect("bound");
         let fake = Arc::new(Self {
             log_path,
             running: AtomicBool::new(true),
+            network_ready: AtomicBool::new(true),
             streaming: format!("http://{address}"),
         });
         tokio::spawn(serve_streams(streams));
@@ -47,6 +49,13 @@ impl FakeCri {
     fn answer(&self, call: &str, request: &[u8]) -> Result<Vec<u8>, u8> {
         let url = |path: &str| format!("{}/{path}", self.streaming);
         Ok(match call {
+            "Status" => self.status().encode_to_vec(),
+            "Version" => cri::VersionResponse {
+                runtime_name: "podwright".into(),
+                runtime_version: "0.1.0".into(),
+                ..cri::VersionResponse::default()
+            }
+            .encode_to_vec(),
             "ListContainers" => {
                 let request = decode::<cri::ListContainersRequest>(request);
                 let wants = request.filter.unwrap_or_default().label_selector;
@@ -97,6 +106,24 @@ impl FakeCri {
             // UNIMPLEMENTED, as a runtime of another version would say.
             _ => return Err(12),
         })
+    }
+
+    fn status(&self) -> cri::StatusResponse {
+        let condition = |name: &str, status: bool| cri::RuntimeCondition {
+            r#type: name.into(),
+            status,
+            reason: if status { "" } else { "NetworkPluginNotReady" }.into(),
+            message: if status { "" } else { "no network" }.into(),
+        };
+        let network = self.network_ready.load(Ordering::SeqCst);
+        let conditions = vec![
+            condition("RuntimeReady", true),
+            condition("NetworkReady", network),
+        ];
+        cri::StatusResponse {
+            status: Some(cri::RuntimeStatus { conditions }),
+            ..cri::StatusResponse::default()
+        }
     }
 
     fn running(&self) -> bool {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The node API from outside: real TLS, a runtime that speaks CRI, log files.
 
-mod fake_cri;
+pub(crate) mod fake_cri;
 
 use std::fs;
 use std::io::Write;
