@@ -2,13 +2,21 @@
 //! The OCI runtime: specs, their compilation to launch plans, and the `podwright oci` commands.
 //!
 //! For the CRI server: take [`spec::container_spec`] (defaults for one container), change what the
-//! CRI config says, then [`compile`] it. For the sandbox: [`sandbox_plan`]. For exec:
-//! [`compile_process`].
+//! CRI config says, then [`compile`] it, and [`limits`] for its cgroup. For the sandbox:
+//! [`sandbox_plan`]. For exec: [`compile_process`].
 
+pub mod capability;
 pub mod cli;
 mod compile;
+mod default_profile;
+mod mounts;
+mod process;
+mod resources;
 mod sandbox;
+mod seccomp;
 pub mod spec;
 
-pub use compile::{CompileContext, CompileError, compile, compile_process};
+pub use compile::{CompileContext, CompileError, compile};
+pub use process::compile_process;
+pub use resources::limits;
 pub use sandbox::{SandboxInput, sandbox_plan};

@@ -3,7 +3,12 @@
 
 use std::path::PathBuf;
 
-use shim::plan::{CgroupJoin, LaunchPlan};
+use shim::plan::{
+    CgroupJoin, Executable, LaunchPlan, Mount, MountAttrs, MountKind, Namespace, Namespaces,
+    ProcessPlan, RootFs, User,
+};
+
+use super::compile::{CompileError, sysctl_path};
 
 /// What a sandbox needs.
 #[derive(Debug, Clone, Default)]
@@ -27,13 +32,106 @@ pub struct SandboxInput {
 }
 
 /// Builds the plan for pause: new IPC and UTS namespaces, the given network, an empty read-only
-/// root, and the pod's /dev/shm, which containers join with `CompileContext::sandbox_binds`.
+/// root, and the pod's /dev/shm, which containers join with `CompileContext::sandbox_binds`
+/// (`("/dev/shm", "/dev/shm")`), unless the pod uses the host's IPC namespace, and so its /dev/shm.
+///
+/// Containers join the namespaces by `/proc/<sandbox pid>/ns/{ipc,uts,pid}`. With the host's
+/// network, the host name is the host's too, as in every pod of that kind.
 ///
 /// # Errors
 /// Names a sysctl that is not namespaced, or that would change the host's namespaces.
-pub fn sandbox_plan(_input: &SandboxInput) -> Result<LaunchPlan, super::CompileError> {
-    Err(super::CompileError::Unsupported {
-        field: "sandbox".into(),
-        reason: "not implemented yet".into(),
+pub fn sandbox_plan(input: &SandboxInput) -> Result<LaunchPlan, CompileError> {
+    let new_unless = |host: bool| match host {
+        true => Namespace::Host,
+        false => Namespace::New,
+    };
+    let namespaces = Namespaces {
+        pid: new_unless(!input.share_pid),
+        net: match &input.netns {
+            Some(path) => Namespace::Join(path.to_string_lossy().into_owned()),
+            None => Namespace::Host,
+        },
+        ipc: new_unless(input.host_ipc),
+        uts: new_unless(input.netns.is_none()),
+        cgroup: Namespace::Host,
+    };
+    let sysctls = input
+        .sysctls
+        .iter()
+        .map(|(name, value)| Ok((sysctl_path(name, &namespaces)?, value.clone())))
+        .collect::<Result<_, CompileError>>()?;
+    let pause = input.pause.to_string_lossy().into_owned();
+    Ok(LaunchPlan {
+        cgroup: input.cgroup.clone(),
+        rootfs: RootFs::Empty,
+        rootfs_readonly: true,
+        mounts: if input.host_ipc {
+            Vec::new()
+        } else {
+            vec![shm(input.shm_bytes)]
+        },
+        hostname: (namespaces.uts == Namespace::New).then(|| input.hostname.clone()),
+        sysctls,
+        namespaces,
+        process: ProcessPlan {
+            executable: Executable::HostFile(pause),
+            args: vec!["/pause".to_owned()],
+            env: vec!["HOME=/".to_owned()],
+            cwd: "/".to_owned(),
+            // It needs nothing, so it gets nothing. As nobody: no capability comes back on exec.
+            user: User {
+                uid: NOBODY,
+                gid: NOBODY,
+                ..User::default()
+            },
+            no_new_privileges: true,
+            oom_score_adj: Some(input.oom_score_adj),
+            ..ProcessPlan::default()
+        },
+        ..LaunchPlan::default()
     })
+}
+
+/// The pause image's user.
+const NOBODY: u32 = 65535;
+
+fn shm(bytes: u64) -> Mount {
+    Mount {
+        destination: "/dev/shm".to_owned(),
+        kind: MountKind::Filesystem {
+            fstype: "tmpfs".to_owned(),
+            source: "shm".to_owned(),
+            options: vec!["mode=1777".to_owned(), format!("size={bytes}")],
+        },
+        attrs: MountAttrs {
+            nosuid: true,
+            nodev: true,
+            noexec: true,
+            ..MountAttrs::default()
+        },
+        propagation: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_on_the_hosts_network_changes_nothing_of_the_host() {
+        let mut input = SandboxInput {
+            hostname: "web".into(),
+            shm_bytes: 1 << 26,
+            ..SandboxInput::default()
+        };
+        let plan = sandbox_plan(&input).expect("builds");
+        assert_eq!(plan.hostname, None);
+        assert_eq!(plan.namespaces.uts, Namespace::Host);
+        input.sysctls = vec![("net.core.somaxconn".into(), "1".into())];
+        assert!(sandbox_plan(&input).is_err());
+        input.netns = Some("/run/netns/x".into());
+        let plan = sandbox_plan(&input).expect("builds");
+        assert_eq!(plan.hostname.as_deref(), Some("web"));
+        assert_eq!(plan.sysctls[0].0, "net/core/somaxconn");
+    }
 }

@@ -76,7 +76,7 @@ fn install(path: &Path, content: &[u8]) -> io::Result<()> {
         .write(true)
         .create(true)
         .truncate(true)
-        .mode(0o500)
+        .mode(0o555)
         .open(&temporary)?;
     file.write_all(content)?;
     drop(file);

@@ -365,10 +365,10 @@ impl Processes {
             streams.close_input();
         }
         if first_process && let Err(error) = records::write(&self.dir, &id.container, &record) {
-            eprintln!(
-                "podwright-shim: writing the exit record of {}: {error}",
+            super::complain(format_args!(
+                "writing the exit record of {}: {error}",
                 id.container
-            );
+            ));
         }
         Some((id.clone(), record))
     }

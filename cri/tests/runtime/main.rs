@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The runtime on this kernel: real shims, real namespaces, a busybox root filesystem.
+//!
+//! These tests need root and the system's static busybox, and fail without them: a skip would hide
+//! that nothing was tested. Each works in its own temporary directory and cgroups, and removes them.
+
+mod cgroup;
+mod container;
+mod lifetime;
+mod pause;
+mod pod;
+mod streams;
