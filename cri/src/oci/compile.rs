@@ -19,8 +19,6 @@ pub struct CompileContext {
     pub cgroup: CgroupJoin,
     /// Whether a mount of type `cgroup` becomes cgroup2 (else: binds of the v1 directories).
     pub cgroup_v2: bool,
-    /// Where cgroup hierarchies are mounted on the host; empty means /sys/fs/cgroup.
-    pub cgroup_root: String,
     /// Compiled seccomp program (`spec::seccomp`); none means unconfined.
     pub seccomp: Option<Vec<u8>>,
     /// Directories of the sandbox's mount namespace to bind: (path there, destination). They
