@@ -11,6 +11,11 @@
 //! All calls block for microseconds to milliseconds (`remove` and `kill` up to their deadline):
 //! call them with `spawn_blocking` from async code.
 
+mod device_program;
+mod files;
+mod v1;
+mod v2;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -179,12 +184,19 @@ pub trait Manager: Send + Sync + std::fmt::Debug {
     fn children(&self, path: &CgroupPath) -> Result<Vec<String>, CgroupError>;
 }
 
-/// Looks at the mounts below `root` (usually /sys/fs/cgroup) and returns the manager for them.
+/// Looks at what is mounted at `root` (usually /sys/fs/cgroup) and returns the manager for it:
+/// unified when the root itself is cgroup2, else one for the v1 controllers mounted below it.
 ///
 /// # Errors
 /// `NoHierarchy` when nothing usable is mounted.
 pub fn detect(root: &Path) -> Result<Arc<dyn Manager>, CgroupError> {
-    Err(CgroupError::NoHierarchy {
-        root: root.to_path_buf(),
-    })
+    if root.join("cgroup.controllers").exists() {
+        return Ok(Arc::new(v2::Unified::new(root)));
+    }
+    match v1::Legacy::new(root) {
+        Some(legacy) => Ok(Arc::new(legacy)),
+        None => Err(CgroupError::NoHierarchy {
+            root: root.to_path_buf(),
+        }),
+    }
 }

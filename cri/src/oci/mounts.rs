@@ -189,16 +189,8 @@ fn cgroup(
         "tmpfs",
         vec!["mode=755".into(), "size=64k".into()],
     )];
-    let root = match context.cgroup_root.as_str() {
-        "" => "/sys/fs/cgroup",
-        root => clean(root),
-    };
     for dir in &context.cgroup.v1 {
-        let below = dir
-            .strip_prefix(root)
-            .unwrap_or(dir)
-            .trim_start_matches('/');
-        let controller = below.split('/').next().unwrap_or(below);
+        let controller = controller(dir);
         mounts.push(plan::Mount {
             destination: format!("{}/{controller}", clean(&destination)),
             kind: MountKind::Bind {
@@ -210,6 +202,12 @@ fn cgroup(
         });
     }
     Ok(mounts)
+}
+
+/// Hierarchies are mounted side by side: `/sys/fs/cgroup/<controllers>/<path of the cgroup>`.
+fn controller(dir: &str) -> &str {
+    const PARTS_OF_THE_ROOT: usize = 4;
+    dir.split('/').nth(PARTS_OF_THE_ROOT).unwrap_or("unknown")
 }
 
 #[cfg(test)]
