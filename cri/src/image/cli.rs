@@ -13,7 +13,9 @@ use super::store::ImageStore;
 use super::types::{Auth, BuildOptions, RootfsSource};
 
 /// Arguments of `podwright image`.
+// Whoever flattens this may have arguments of the same type name, which would name the same group.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub struct ImageArgs {
     #[command(subcommand)]
     command: Command,
