@@ -426,6 +426,8 @@ mod tests {
             POD.replace("spec:", "spek:")
         );
         let problems = check(&text).expect_err("two problems");
+        let one = POD.replace("image: busybox", "imagee: b\n    stdin: 3\n    tty: maybe");
+        assert_eq!(check(&one).expect_err("three problems").len(), 3);
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(
             problems[1].starts_with("f.yaml: document 2: spek: "),

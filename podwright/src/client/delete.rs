@@ -40,7 +40,7 @@ pub(crate) struct DeleteArgs {
     #[arg(long)]
     now: bool,
     /// Wait until the objects are gone
-    #[arg(long, default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    #[arg(long, default_value_t = true, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     wait: bool,
     /// Longest wait in seconds; 0 waits as long as it takes
     #[arg(long, default_value = "0", value_parser = seconds)]

@@ -18,23 +18,72 @@ pub(crate) struct Fault {
     pub(crate) message: String,
 }
 
-/// All faults of a value: unknown fields, and the first wrong type.
+/// More wrong types than this in one object are not looked for.
+const WRONG_TYPES_MAX: usize = 20;
+
+/// All faults of a value: unknown fields and wrong types, each with its path.
+///
+/// Decoding ends at the first wrong type, so that field is blanked and decoding starts again.
 pub(crate) fn faults<T: DeserializeOwned>(value: &Value) -> Vec<Fault> {
-    let unknown = RefCell::new(Vec::new());
-    let strict = Strict {
-        value,
-        path: String::new(),
-        unknown: &unknown,
-    };
-    let result = T::deserialize(strict);
-    let mut faults = unknown.into_inner();
-    if let Err(error) = result {
-        faults.push(Fault {
-            path: error.path.unwrap_or_default(),
-            message: error.message,
+    let mut value = value.clone();
+    let mut wrong: Vec<Fault> = Vec::new();
+    loop {
+        let unknown = RefCell::new(Vec::new());
+        let strict = Strict {
+            value: &value,
+            path: Path::default(),
+            unknown: &unknown,
+        };
+        let error = T::deserialize(strict).err();
+        let Some(Error { path, message }) = error else {
+            wrong.extend(unknown.into_inner());
+            return wrong;
+        };
+        let path = path.unwrap_or_default();
+        wrong.push(Fault {
+            path: path.shown,
+            message,
         });
+        let blank = value.pointer_mut(&path.pointer).filter(|v| !v.is_null());
+        match blank {
+            Some(field) if wrong.len() < WRONG_TYPES_MAX => *field = Value::Null,
+            _ => {
+                wrong.extend(unknown.into_inner());
+                return wrong;
+            }
+        }
     }
-    faults
+}
+
+/// Where a value is: for people, and as a JSON pointer (RFC 6901).
+#[derive(Debug, Clone, Default)]
+struct Path {
+    shown: String,
+    pointer: String,
+}
+
+impl Path {
+    fn field(&self, name: &str) -> Self {
+        let shown = if self.shown.is_empty() {
+            name.to_owned()
+        } else if name.contains(['.', '/']) {
+            format!("{}[{name}]", self.shown)
+        } else {
+            format!("{}.{name}", self.shown)
+        };
+        let escaped = name.replace('~', "~0").replace('/', "~1");
+        Self {
+            shown,
+            pointer: format!("{}/{escaped}", self.pointer),
+        }
+    }
+
+    fn item(&self, index: usize) -> Self {
+        Self {
+            shown: format!("{}[{index}]", self.shown),
+            pointer: format!("{}/{index}", self.pointer),
+        }
+    }
 }
 
 /// What a value is, in words.
@@ -51,7 +100,7 @@ pub(crate) fn describe(value: &Value) -> String {
 
 #[derive(Debug)]
 struct Error {
-    path: Option<String>,
+    path: Option<Path>,
     message: String,
 }
 
@@ -74,22 +123,12 @@ impl de::Error for Error {
 
 struct Strict<'a> {
     value: &'a Value,
-    path: String,
+    path: Path,
     unknown: &'a RefCell<Vec<Fault>>,
 }
 
 impl<'a> Strict<'a> {
-    fn field(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else if name.contains(['.', '/']) {
-            format!("{}[{name}]", self.path)
-        } else {
-            format!("{}.{name}", self.path)
-        }
-    }
-
-    fn at(&self, path: String, value: &'a Value) -> Self {
+    fn at(&self, path: Path, value: &'a Value) -> Self {
         Self {
             value,
             path,
@@ -103,7 +142,7 @@ impl<'a> Strict<'a> {
             None => format!("expected one of {}", known.join(", ")),
         };
         self.unknown.borrow_mut().push(Fault {
-            path: self.field(name),
+            path: self.path.field(name).shown,
             message: format!("unknown field, {hint}"),
         });
     }
@@ -200,7 +239,7 @@ impl<'de> de::Deserializer<'de> for Strict<'de> {
 }
 
 /// The innermost place wins.
-fn place(mut error: Error, path: String) -> Error {
+fn place(mut error: Error, path: Path) -> Error {
     error.path.get_or_insert(path);
     error
 }
@@ -220,7 +259,7 @@ impl<'de> SeqAccess<'de> for Items<'de> {
         let Some((index, item)) = self.items.next() else {
             return Ok(None);
         };
-        let path = format!("{}[{index}]", self.parent.path);
+        let path = self.parent.path.item(index);
         seed.deserialize(self.parent.at(path, item)).map(Some)
     }
 }
@@ -251,7 +290,7 @@ impl<'de> MapAccess<'de> for Fields<'de> {
             .next
             .take()
             .ok_or_else(|| <Error as de::Error>::custom("a value was asked for before its key"))?;
-        let path = self.parent.field(name);
+        let path = self.parent.path.field(name);
         seed.deserialize(self.parent.at(path, value))
     }
 }

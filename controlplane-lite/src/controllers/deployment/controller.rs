@@ -10,6 +10,7 @@ use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use super::super::context::Context;
+use super::super::machinery::events::Recorder;
 use super::super::machinery::informer::Change;
 use super::super::machinery::key::Key;
 use super::super::machinery::owner::{self, Claim};
@@ -27,6 +28,7 @@ const WORKERS: usize = 5;
 /// The Deployment controller.
 pub(crate) struct Controller {
     context: Arc<Context>,
+    events: Recorder,
     queue: Arc<Queue<Key>>,
 }
 
@@ -47,6 +49,7 @@ impl Controller {
         hook_pods(context, &queue);
         Self {
             context: Arc::clone(context),
+            events: context.events.speaking_as("deployment-controller"),
             queue,
         }
     }
@@ -206,8 +209,7 @@ impl Controller {
             Err(error) if is_namespace_terminating(&error) => Ok(()),
             Err(error) => {
                 let text = format!("Failed to create new replica set {name:?}: {error}");
-                self.context
-                    .events
+                self.events
                     .warning(deployment, "ReplicaSetCreateError", text);
                 Err(error).attempt(|| format!("creating replicaset {name}"))
             }
@@ -263,9 +265,7 @@ impl Controller {
     fn note_scaled(&self, deployment: &Deployment, set: &str, from: i32, to: i32) {
         let direction = if to >= from { "up" } else { "down" };
         let text = format!("Scaled {direction} replica set {set} from {from} to {to}");
-        self.context
-            .events
-            .normal(deployment, "ScalingReplicaSet", text);
+        self.events.normal(deployment, "ScalingReplicaSet", text);
     }
 
     async fn delete(&self, deployment: &Deployment, set: &ReplicaSet) -> Result<(), SyncError> {

@@ -29,6 +29,7 @@ struct Same {
 
 #[derive(Debug)]
 struct Occurrence {
+    component: &'static str,
     about: ObjectReference,
     same: Same,
     at: Timestamp,
@@ -43,6 +44,7 @@ struct Sent {
 /// Records events of one component. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
+    component: &'static str,
     sender: mpsc::Sender<Occurrence>,
     clock: super::Clock,
 }
@@ -56,8 +58,21 @@ impl Recorder {
         stop: CancellationToken,
     ) -> (Self, impl Future<Output = ()>) {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        let sending = send_all(client, component, receiver, stop);
-        (Self { sender, clock }, sending)
+        let sending = send_all(client, receiver, stop);
+        let recorder = Self {
+            component,
+            sender,
+            clock,
+        };
+        (recorder, sending)
+    }
+
+    /// A recorder that speaks for another component over the same task.
+    pub(crate) fn speaking_as(&self, component: &'static str) -> Self {
+        Self {
+            component,
+            ..self.clone()
+        }
     }
 
     pub(crate) fn normal<K>(&self, about: &K, reason: &'static str, message: impl Into<String>)
@@ -80,6 +95,7 @@ impl Recorder {
     {
         let about = about.object_ref(&());
         let occurrence = Occurrence {
+            component: self.component,
             same: Same {
                 uid: about.uid.clone().unwrap_or_default(),
                 type_,
@@ -97,7 +113,6 @@ impl Recorder {
 
 async fn send_all(
     client: Client,
-    component: &'static str,
     mut receiver: mpsc::Receiver<Occurrence>,
     stop: CancellationToken,
 ) {
@@ -112,7 +127,7 @@ async fn send_all(
         if sent.len() >= REMEMBERED_MAX {
             sent.clear();
         }
-        if let Err(error) = send(&client, component, &occurrence, &mut sent).await {
+        if let Err(error) = send(&client, &occurrence, &mut sent).await {
             tracing::debug!(reason = occurrence.same.reason, %error, "event not sent");
         }
     }
@@ -120,7 +135,6 @@ async fn send_all(
 
 async fn send(
     client: &Client,
-    component: &'static str,
     occurrence: &Occurrence,
     sent: &mut HashMap<Same, Sent>,
 ) -> Result<(), kube::Error> {
@@ -146,7 +160,7 @@ async fn send(
             Err(error) => return Err(error),
         }
     }
-    let event = first(component, occurrence, &namespace);
+    let event = first(occurrence, &namespace);
     let name = event.metadata.name.clone().unwrap_or_default();
     api.create(&PostParams::default(), &event).await?;
     sent.insert(occurrence.same.clone(), Sent { name, count: 1 });
@@ -162,7 +176,8 @@ fn event_namespace(about: &ObjectReference) -> String {
         .unwrap_or_else(|| "default".into())
 }
 
-fn first(component: &'static str, occurrence: &Occurrence, namespace: &str) -> Event {
+fn first(occurrence: &Occurrence, namespace: &str) -> Event {
+    let component = occurrence.component;
     let about = occurrence.about.name.as_deref().unwrap_or("unknown");
     // The suffix tells two events of one moment apart; people never type it.
     let suffix = format!(

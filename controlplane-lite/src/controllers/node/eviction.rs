@@ -12,6 +12,7 @@ use kube::api::{DeleteParams, PostParams, Preconditions};
 use tokio_util::sync::CancellationToken;
 
 use super::super::context::Context;
+use super::super::machinery::events::Recorder;
 use super::super::machinery::informer::Change;
 use super::super::machinery::key::Key;
 use super::super::machinery::pods;
@@ -60,6 +61,7 @@ fn leave(taints: &[Taint], tolerations: &[Toleration], now: Timestamp) -> Leave 
 /// The taint eviction controller. Its keys are pods.
 pub(crate) struct Controller {
     context: Arc<Context>,
+    events: Recorder,
     queue: Arc<Queue<Key>>,
 }
 
@@ -95,6 +97,7 @@ impl Controller {
             });
         Self {
             context: Arc::clone(context),
+            events: context.events.speaking_as("taint-eviction-controller"),
             queue,
         }
     }
@@ -124,9 +127,7 @@ impl Controller {
 
     async fn evict(&self, key: &Key, pod: &Pod) -> Result<(), SyncError> {
         let text = format!("Marking for deletion Pod {key}");
-        self.context
-            .events
-            .normal(pod, "TaintManagerEviction", text);
+        self.events.normal(pod, "TaintManagerEviction", text);
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &key.namespace);
         let mut updated = pod.clone();
         let conditions = updated

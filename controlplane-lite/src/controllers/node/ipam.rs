@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::context::Context;
 use super::super::machinery::cidr::Cidr;
+use super::super::machinery::events::Recorder;
 use super::super::machinery::informer::Change;
 use super::super::machinery::key::Key;
 use super::super::machinery::queue::{Backoff, Queue};
@@ -21,6 +22,7 @@ use super::super::machinery::sync::{self, Again, Attempt, SyncError, gone_is_fin
 /// The node address controller. One worker, because two could give the same range away.
 pub(crate) struct Controller {
     context: Arc<Context>,
+    events: Recorder,
     queue: Arc<Queue<Key>>,
     cluster: Cidr,
     /// Given away, but not yet seen in the cache; by node uid.
@@ -42,6 +44,7 @@ impl Controller {
             });
         Self {
             context: Arc::clone(context),
+            events: context.events.speaking_as("cidrAllocator"),
             queue,
             cluster,
             given: Mutex::default(),
@@ -78,9 +81,7 @@ impl Controller {
         };
         let Some(range) = range else {
             let text = format!("Node {key} status is now: CIDRNotAvailable");
-            self.context
-                .events
-                .normal(node.as_ref(), "CIDRNotAvailable", text);
+            self.events.normal(node.as_ref(), "CIDRNotAvailable", text);
             return Err(SyncError::Later(format!("no range is free for node {key}")));
         };
         let text = range.to_string();

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::context::{Context, LEASE_NAMESPACE};
 use super::super::machinery::condition;
+use super::super::machinery::events::Recorder;
 use super::super::machinery::informer::Change;
 use super::super::machinery::key::Key;
 use super::super::machinery::pods;
@@ -28,6 +29,7 @@ const WORKERS: usize = 4;
 /// The node lifecycle controller.
 pub(crate) struct Controller {
     context: Arc<Context>,
+    events: Recorder,
     queue: Arc<Queue<Key>>,
     grace: Duration,
     period: Duration,
@@ -59,6 +61,7 @@ impl Controller {
             });
         Self {
             context: Arc::clone(context),
+            events: context.events.speaking_as("node-controller"),
             queue,
             grace,
             period,
@@ -125,7 +128,7 @@ impl Controller {
             .await
             .attempt(|| format!("marking node {key} as unknown"))?;
         let text = format!("Node {key} status is now: NodeNotReady");
-        self.context.events.normal(node, "NodeNotReady", text);
+        self.events.normal(node, "NodeNotReady", text);
         Ok(())
     }
 
@@ -172,8 +175,7 @@ impl Controller {
             .replace_status(&key.name, &PostParams::default(), &updated)
             .await;
         gone_is_fine(result).attempt(|| format!("marking pod {key} as not ready"))?;
-        self.context
-            .events
+        self.events
             .warning(pod, "NodeNotReady", "Node is not ready");
         Ok(())
     }

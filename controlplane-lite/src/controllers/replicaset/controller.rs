@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::super::context::Context;
+use super::super::machinery::events::Recorder;
 use super::super::machinery::expectations::Expectations;
 use super::super::machinery::informer::Change;
 use super::super::machinery::key::Key;
@@ -35,6 +36,7 @@ struct Failed {
 /// The ReplicaSet controller.
 pub(crate) struct Controller {
     context: Arc<Context>,
+    events: Recorder,
     queue: Arc<Queue<Key>>,
     expectations: Arc<Expectations>,
 }
@@ -56,6 +58,7 @@ impl Controller {
         hook_pods(context, &queue, &expectations);
         Self {
             context: Arc::clone(context),
+            events: context.events.speaking_as("replicaset-controller"),
             queue,
             expectations,
         }
@@ -225,7 +228,7 @@ impl Controller {
                     Ok(made) => {
                         let name = made.metadata.name.unwrap_or_default();
                         let message = format!("Created pod: {name}");
-                        self.context.events.normal(set, "SuccessfulCreate", message);
+                        self.events.normal(set, "SuccessfulCreate", message);
                     }
                     Err(error) => {
                         self.expectations.created(key);
@@ -253,7 +256,7 @@ impl Controller {
         }
         let message = reason_text(&error);
         let text = format!("Error creating: {message}");
-        self.context.events.warning(set, "FailedCreate", text);
+        self.events.warning(set, "FailedCreate", text);
         let failure = Failure {
             reason: "FailedCreate",
             message,
@@ -285,7 +288,7 @@ impl Controller {
             match result {
                 Ok(()) => {
                     let message = format!("Deleted pod: {name}");
-                    self.context.events.normal(set, "SuccessfulDelete", message);
+                    self.events.normal(set, "SuccessfulDelete", message);
                 }
                 Err(error) if is_not_found(&error) => self.expectations.deleted(key, uid),
                 Err(error) => {
@@ -309,7 +312,7 @@ impl Controller {
     fn deletion_failed(&self, set: &ReplicaSet, name: &str, error: kube::Error) -> Failed {
         let message = reason_text(&error);
         let text = format!("Error deleting: {message}");
-        self.context.events.warning(set, "FailedDelete", text);
+        self.events.warning(set, "FailedDelete", text);
         let failure = Failure {
             reason: "FailedDelete",
             message,
