@@ -133,7 +133,7 @@ impl Source {
     /// After the end was read: the file that took this one's place, if there is one. A file that
     /// was cut short is read again from its beginning.
     async fn successor(&self, path: &Path) -> io::Result<Option<Source>> {
-        let (mine, offset) = (self.file.metadata()?, self.offset);
+        let (old, offset) = (self.file.try_clone()?, self.offset);
         let path = path.to_owned();
         on_disk(move || {
             let theirs = match File::open(&path) {
@@ -142,10 +142,10 @@ impl Source {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
-            let meta = theirs.metadata()?;
+            // In this order: once the new file is there, nothing is added to the old one.
+            let (meta, mine) = (theirs.metadata()?, old.metadata()?);
             let same = (meta.dev(), meta.ino()) == (mine.dev(), mine.ino());
-            // Something may have been written to the old file after its end was read; then its
-            // length differs from what was read and the next round reads that first.
+            // What came after the end was read is for the next round; then this one is asked again.
             let unread = !same && mine.len() > offset;
             let replaced = !same || meta.len() < offset;
             Ok((replaced && !unread).then_some(Source {
