@@ -34,6 +34,8 @@ pub fn read(path: &Path, node_name: &str, now: Timestamp) -> (Vec<Pod>, Vec<Mani
     };
     let files = match files(path) {
         Ok(files) => files,
+        // Nobody has put manifests there yet: that is not a mistake.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
             errors.push(whole(path, format!("cannot read: {error}")));
             Vec::new()
@@ -114,9 +116,13 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let (wake, mut woken) = mpsc::channel::<()>(1);
-    let _watcher = watch(&path, wake);
+    let mut watcher = None;
     let mut known_errors = Vec::new();
     loop {
+        // Before the read, so that nothing falls between them; again if the directory was not there.
+        if watcher.is_none() && path.exists() {
+            watcher = watch(&path, wake.clone());
+        }
         let (path_again, node) = (path.clone(), node_name.clone());
         let read =
             tokio::task::spawn_blocking(move || read(&path_again, &node, Timestamp::now())).await;

@@ -597,14 +597,14 @@ impl Actor {
                 self.spawn(Job::Volumes, jobs::teardown_volumes(&self.deps, &self.pod))
             }
             Step::CreateSandbox { attempt } => {
-                let work = jobs::create_sandbox(&self.deps, &self.pod, attempt);
-                self.spawn(Job::Sandbox, work);
-            }
-            Step::StopSandbox { id, replaced } => {
-                if replaced {
+                if attempt > 0 {
                     let message = "Pod sandbox changed, it will be killed and re-created.";
                     self.event(EventType::Normal, "SandboxChanged", message.to_owned());
                 }
+                let work = jobs::create_sandbox(&self.deps, &self.pod, attempt);
+                self.spawn(Job::Sandbox, work);
+            }
+            Step::StopSandbox { id } => {
                 self.spawn(Job::Sandbox, jobs::stop_sandbox(&self.deps, &self.pod, id));
             }
             Step::RemoveSandbox { id } => {
@@ -732,13 +732,18 @@ impl Actor {
             .find(|seen| seen.id == id)
             .cloned();
         // One that never ran gives its number back.
-        if let Some(created) = container.filter(|seen| seen.state == ContainerState::Created) {
+        if let Some(created) = container
+            .as_ref()
+            .filter(|seen| seen.state == ContainerState::Created)
+        {
             self.memory.container(&created.name).restarts_known = Some(created.restart_count);
         }
-        self.spawn(
-            Job::Remove(id.clone()),
-            jobs::remove_container(&self.deps, &self.pod, id),
-        );
+        let log = container.map(|seen| {
+            let file = super::cri_config::log_path(&seen.name, seen.restart_count);
+            jobs::log_directory(&self.deps, &self.pod).join(file)
+        });
+        let work = jobs::remove_container(&self.deps, &self.pod, id.clone(), log);
+        self.spawn(Job::Remove(id), work);
     }
 
     fn take_done(&mut self, done: Result<jobs::Done, tokio::task::JoinError>) {

@@ -198,16 +198,22 @@ pub fn remove_sandbox(
     }
 }
 
-/// Removes a dead container.
+/// Removes a dead container, and its log: crash loops must not fill the disk.
 pub fn remove_container(
     deps: &Arc<Deps>,
     pod: &Pod,
     id: String,
+    log: Option<PathBuf>,
 ) -> impl Future<Output = Outcome> + use<> {
     let (deps, pod) = (Arc::clone(deps), pod.clone());
     async move {
         let result = deps.runtime.remove_container(&id).await;
+        let removed = result.is_ok();
         cleaned(&deps, &pod, "removing a container", result).await;
+        if let Some(log) = log.filter(|_| removed) {
+            // A log that is not there, or that the pod's clean-up will find, is no failure here.
+            let _ = tokio::fs::remove_file(log).await;
+        }
         Outcome::Done
     }
 }

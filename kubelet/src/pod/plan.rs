@@ -68,8 +68,6 @@ pub enum Step {
     StopSandbox {
         /// The runtime's id.
         id: String,
-        /// The pod goes on: say SandboxChanged.
-        replaced: bool,
     },
     /// Remove a stopped sandbox.
     RemoveSandbox {
@@ -243,14 +241,7 @@ fn stop_order<'a>(pod: &Pod, seen: &'a Seen) -> Vec<&'a ContainerSeen> {
 }
 
 /// Stops containers in order, then sandboxes. True when nothing runs any more.
-fn stop_all(
-    pod: &Pod,
-    seen: &Seen,
-    memory: &Memory,
-    grace: Duration,
-    replaced: bool,
-    plan: &mut Plan,
-) -> bool {
+fn stop_all(pod: &Pod, seen: &Seen, memory: &Memory, grace: Duration, plan: &mut Plan) -> bool {
     if memory.starting() {
         return false;
     }
@@ -272,7 +263,6 @@ fn stop_all(
     if let Some(sandbox) = ready {
         plan.steps.push(Step::StopSandbox {
             id: sandbox.id.clone(),
-            replaced,
         });
     }
     ready.is_none()
@@ -307,7 +297,7 @@ fn terminate(
             now,
             plan,
         );
-    if waiting || !stop_all(pod, seen, memory, grace, false, plan) {
+    if waiting || !stop_all(pod, seen, memory, grace, plan) {
         return;
     }
     if !memory.volumes_gone {
@@ -353,7 +343,7 @@ fn wind_down(pod: &Pod, seen: &Seen, memory: &Memory, now: Timestamp, plan: &mut
         now,
         plan,
     );
-    if !may || !stop_all(pod, seen, memory, grace, false, plan) || memory.volumes_gone {
+    if !may || !stop_all(pod, seen, memory, grace, plan) || memory.volumes_gone {
         return;
     }
     if may_try(
@@ -372,7 +362,7 @@ fn wind_down(pod: &Pod, seen: &Seen, memory: &Memory, now: Timestamp, plan: &mut
 /// container still has something to do.
 fn replace_sandbox(pod: &Pod, seen: &Seen, memory: &Memory, now: Timestamp, plan: &mut Plan) {
     let grace = Duration::from_secs(u64::try_from(spec::grace_secs(pod)).unwrap_or(0));
-    let stopped = stop_all(pod, seen, memory, grace, true, plan);
+    let stopped = stop_all(pod, seen, memory, grace, plan);
     if !stopped
         || !may_try(
             memory,

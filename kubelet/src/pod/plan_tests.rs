@@ -35,10 +35,7 @@ fn steps(spec: &str, seen: &Seen, memory: &Memory, now: i64) -> String {
         Step::Wait { name, waiting } => format!("wait {name} {}", waiting.reason),
         Step::Stop { id, grace, .. } => format!("stop {id} {}s", grace.as_secs()),
         Step::RemoveContainer { id } => format!("remove {id}"),
-        Step::StopSandbox { id, replaced } => format!(
-            "stop-sandbox {id}{}",
-            if *replaced { " replaced" } else { "" }
-        ),
+        Step::StopSandbox { id } => format!("stop-sandbox {id}"),
         Step::RemoveSandbox { id } => format!("remove-sandbox {id}"),
         Step::Fail(why) => format!("fail {}", why.reason),
         Step::TeardownVolumes => "teardown".to_owned(),
