@@ -205,7 +205,10 @@ async fn within<T>(
 }
 
 fn refused(call: &'static str, status: &tonic::Status) -> RuntimeError {
-    if status.code() == tonic::Code::Unavailable {
+    // A status that the transport made has the transport's error as its source; a runtime may say
+    // Unavailable itself, about a registry.
+    let transport = std::error::Error::source(status).is_some();
+    if transport {
         return RuntimeError::Unreachable {
             call,
             message: status.message().to_owned(),

@@ -64,6 +64,29 @@ pub fn with_default_tag(image: &str) -> Result<String, String> {
     })
 }
 
+/// The waiting reason and message for a failed pull. Runtimes say why by a prefix of their message
+/// (kubernetes/cri-api, pkg/errors).
+pub fn pull_failure(image: &str, error: &str) -> (&'static str, String) {
+    let kinds = [
+        ("RegistryUnavailable", "the registry is unavailable"),
+        (
+            "SignatureValidationFailed",
+            "the signature validation failed",
+        ),
+    ];
+    for (reason, words) in kinds {
+        let detail = error.split_once(&format!("desc = {reason}"));
+        if let Some((_, detail)) = detail {
+            let detail = detail.trim_start_matches([':', ' ']);
+            return (
+                reason,
+                format!("image pull failed for {image} because {words}: {detail}"),
+            );
+        }
+    }
+    ("ErrImagePull", error.to_owned())
+}
+
 /// The registry part of a reference, as in a dockerconfigjson's keys.
 pub fn registry(image: &str) -> &str {
     match image.split_once('/') {
@@ -161,6 +184,23 @@ mod tests {
         ] {
             assert!(with_default_tag(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_failed_pull_says_whose_fault_it_is() {
+        let (reason, message) = pull_failure(
+            "r/x",
+            "rpc error: code = Unavailable desc = RegistryUnavailable: refused",
+        );
+        assert_eq!(reason, "RegistryUnavailable");
+        assert_eq!(
+            message,
+            "image pull failed for r/x because the registry is unavailable: refused"
+        );
+        assert_eq!(
+            pull_failure("x", "not found"),
+            ("ErrImagePull", "not found".to_owned())
+        );
     }
 
     #[test]

@@ -22,6 +22,8 @@ const RETRY: Limits = Limits {
 /// ErrImagePull is shown this long before it turns to ImagePullBackOff.
 const PULL_ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(2);
 
+const PULL_BACK_OFF: &str = "ImagePullBackOff";
+
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
@@ -634,13 +636,13 @@ impl Containers<'_> {
         let last = self.memory.containers.get(&container.name);
         let error = last
             .and_then(|known| known.waiting.as_ref())
-            .filter(|waiting| waiting.reason == "ErrImagePull")
-            .map(|waiting| waiting.message.clone());
+            .filter(|waiting| waiting.reason != PULL_BACK_OFF)
+            .map(|waiting| format!("{}: {}", waiting.reason, waiting.message));
         // Already says ImagePullBackOff: leave it.
         let waiting = error.map(|error| Waiting {
-            reason: "ImagePullBackOff".to_owned(),
+            reason: PULL_BACK_OFF.to_owned(),
             message: format!(
-                "Back-off pulling image \"{}\": ErrImagePull: {error}",
+                "Back-off pulling image \"{}\": {error}",
                 container.image.as_deref().unwrap_or_default()
             ),
         });

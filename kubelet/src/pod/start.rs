@@ -190,12 +190,9 @@ impl Start {
                 "Failed",
                 format!("Failed to pull image \"{name}\": {error}"),
             );
-            self.event(
-                EventType::Warning,
-                "Failed",
-                "Error: ErrImagePull".to_owned(),
-            );
-            return Err(failed(StartStage::Pull, "ErrImagePull", error));
+            let (reason, message) = image::pull_failure(name, &error.to_string());
+            self.event(EventType::Warning, "Failed", format!("Error: {reason}"));
+            return Err(failed(StartStage::Pull, reason, message));
         }
         let image = self
             .or_cancelled(self.deps.runtime.image(reference))

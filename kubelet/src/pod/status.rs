@@ -425,6 +425,16 @@ fn lost_state(last: &ContainerStatus, ending: bool) -> ApiState {
     }
 }
 
+fn is_pull_failure(reason: &str) -> bool {
+    let reasons = [
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "RegistryUnavailable",
+        "SignatureValidationFailed",
+    ];
+    reasons.contains(&reason)
+}
+
 fn waiting_state(inputs: &Inputs<'_>, container: &Container) -> ApiState {
     let known = inputs.memory.containers.get(&container.name);
     let starting = inputs
@@ -439,7 +449,8 @@ fn waiting_state(inputs: &Inputs<'_>, container: &Container) -> ApiState {
         "ContainerCreating"
     };
     let (reason, message) = match waiting {
-        Some(waiting) if !starting || waiting.reason.contains("Pull") => {
+        // A new try is under way. Until it ends, a failed pull is still the news.
+        Some(waiting) if !starting || is_pull_failure(&waiting.reason) => {
             (waiting.reason.clone(), Some(waiting.message.clone()))
         }
         _ => (default.to_owned(), None),
