@@ -11,11 +11,13 @@ use crate::{
     apiserver::{Cidr, Server, ServerParts},
     parts,
     pki::ServerFiles,
-    store::{Embedded, Store},
+    store::{Change, CommitError, Embedded, Expect, Store},
 };
 
 /// How long replaced versions are kept for watches and paged lists (upstream: 5 minutes).
 const HISTORY: Duration = Duration::from_secs(300);
+/// How long an event is kept after it last happened (upstream: `--event-ttl`).
+const EVENT_LIFE: Duration = Duration::from_secs(3600);
 
 /// Why the control plane could not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
@@ -85,13 +87,13 @@ pub async fn run(
     tracing::info!(port, "API server is ready");
     let _ = ready.send(());
 
-    let compacting = tokio::spawn(compact(store.clone(), stop_server.clone()));
+    let keeping = tokio::spawn(keep_house(store.clone(), stop_server.clone()));
     parts::run(&config, &components, &stop).await;
     stop.cancelled().await;
 
     tracing::info!("control plane: stopping the API server");
     stop_server.cancel();
-    for task in [serving, compacting] {
+    for task in [serving, keeping] {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task of the control plane failed");
         }
@@ -111,8 +113,8 @@ fn range(config: &Config) -> Result<Cidr, Error> {
     })
 }
 
-/// Forgets history that is older than [`HISTORY`].
-async fn compact(store: Arc<Embedded>, stop: CancellationToken) {
+/// Forgets history that is older than [`HISTORY`] and events that are older than [`EVENT_LIFE`].
+async fn keep_house(store: Arc<Embedded>, stop: CancellationToken) {
     let mut seen = store.revision();
     loop {
         tokio::select! {
@@ -122,6 +124,35 @@ async fn compact(store: Arc<Embedded>, stop: CancellationToken) {
         if let Err(error) = store.compact(seen).await {
             tracing::warn!(%error, "compacting the store");
         }
+        expire_events(&store).await;
         seen = store.revision();
+    }
+}
+
+async fn expire_events(store: &Embedded) {
+    let Ok(snapshot) = store.range("events/", None) else {
+        return;
+    };
+    let oldest = jiff::Timestamp::now() - EVENT_LIFE;
+    for event in snapshot.objects {
+        let header = event.header();
+        let changed = header.changed.parse::<jiff::Timestamp>();
+        if changed.is_ok_and(|at| at > oldest) {
+            continue;
+        }
+        let removed = store.commit(Change {
+            key: event.key().to_owned(),
+            expect: Expect::Revision(event.revision()),
+            guards: Vec::new(),
+            put: None,
+        });
+        match removed.await {
+            // Somebody counted it up or removed it in between.
+            Ok(_) | Err(CommitError::Conflict(_)) => {}
+            Err(error) => {
+                tracing::warn!(%error, "removing old events");
+                return;
+            }
+        }
     }
 }

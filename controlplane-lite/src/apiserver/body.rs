@@ -8,13 +8,15 @@ use http_body_util::{BodyExt, Full, Limited, StreamBody, combinators::UnsyncBoxB
 use hyper::body::{Frame, Incoming};
 use serde_json::Value;
 
-use super::{error::ApiError, request::media_types, schema};
+use super::{error::ApiError, protobuf, request::media_types, schema};
 
 /// A response's body.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
 /// Largest request body (upstream: `MaxRequestBodyBytes`).
 const BODY_BYTES_MAX: usize = 3 << 20;
+/// Media type of built-in kinds in protobuf.
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// Time for a client to send a body.
 const BODY_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -90,10 +92,31 @@ pub(crate) async fn object(request: Request<Incoming>) -> Result<Received, ApiEr
     match kind.as_str() {
         "application/json" | "*/*" => json(&bytes),
         "application/yaml" => yaml(&bytes),
+        PROTOBUF => {
+            let value = protobuf::decode(&bytes).map_err(ApiError::bad_request)?;
+            let repeated = Vec::new();
+            Ok(Received { value, repeated })
+        }
         other => Err(ApiError::unsupported_media(format!(
-            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {other})"
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, {PROTOBUF} (got {other})"
         ))),
     }
+}
+
+/// Reads an object that may be left out: options of a deletion.
+pub(crate) async fn optional(request: Request<Incoming>) -> Result<Value, ApiError> {
+    if hyper::body::Body::is_end_stream(request.body()) {
+        return Ok(Value::Null);
+    }
+    let kind = content_type(&request);
+    let bytes = bytes(request).await?;
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Value::Null);
+    }
+    if kind == PROTOBUF {
+        return protobuf::decode(&bytes).map_err(ApiError::bad_request);
+    }
+    Ok(json(&bytes)?.value)
 }
 
 /// Reads a patch.

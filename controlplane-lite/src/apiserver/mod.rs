@@ -21,6 +21,7 @@ mod nonresource;
 mod openapi;
 mod patch;
 mod present;
+mod protobuf;
 mod registry;
 mod request;
 mod resource;

@@ -90,12 +90,7 @@ pub(crate) fn value(code: u16, value: &Value) -> Response<Body> {
 
 /// An error.
 pub(crate) fn failure(error: &ApiError) -> Response<Body> {
-    let mut response = value(error.code, &error.status());
-    if error.code == 429 {
-        let headers = response.headers_mut();
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-    }
-    response
+    value(error.code, &error.status())
 }
 
 /// The object's bytes as the row's version shows them.

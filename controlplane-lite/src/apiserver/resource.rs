@@ -14,8 +14,6 @@ pub(crate) enum NameRule {
     Label,
     /// RFC 1035 label: a label that starts with a letter.
     Label1035,
-    /// Anything that can be a path segment.
-    Segment,
 }
 
 /// A subresource that has an object of its own shape.

@@ -74,15 +74,6 @@ impl Selector {
                 .iter()
                 .all(|f| (header.field(&f.path) == f.value) == f.equals)
     }
-
-    /// The one name that can match, when the selector says so.
-    pub(crate) fn only_name(&self) -> Option<&str> {
-        let mut names = self
-            .fields
-            .iter()
-            .filter(|f| f.equals && f.path == "metadata.name");
-        names.next().map(|f| f.value.as_str())
-    }
 }
 
 impl Requirement {
@@ -177,12 +168,12 @@ fn parse_label_term(term: &str) -> Result<Requirement, String> {
     if key.is_empty() || key.contains(|c: char| c.is_whitespace() || "()!=<>,".contains(c)) {
         return Err(format!("found '{term}', expected: identifier"));
     }
-    if let Operator::In(values) | Operator::NotIn(values) = &operator {
-        if let Some(bad) = values.iter().find(|v| !is_label_value(v)) {
-            return Err(format!(
-                "values[0][{key}]: Invalid value: \"{bad}\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.'"
-            ));
-        }
+    if let Operator::In(values) | Operator::NotIn(values) = &operator
+        && let Some(bad) = values.iter().find(|v| !is_label_value(v))
+    {
+        return Err(format!(
+            "values[0][{key}]: Invalid value: \"{bad}\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.'"
+        ));
     }
     Ok(Requirement {
         key: key.to_owned(),

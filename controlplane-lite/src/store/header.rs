@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The few fields of an object that selectors, garbage collection and lists look at.
+//! The few fields of an object that selectors and lists look at.
 //!
 //! Parsed once per version of an object, so that a watch with a selector costs a comparison and
 //! not a parse.
@@ -8,23 +8,6 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// An owner of an object.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct OwnerRef {
-    pub(crate) uid: String,
-    pub(crate) block_owner_deletion: bool,
-}
-
-impl Default for OwnerRef {
-    fn default() -> Self {
-        Self {
-            uid: String::new(),
-            block_owner_deletion: false,
-        }
-    }
-}
-
 /// The parsed header.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -32,8 +15,8 @@ pub(crate) struct Header {
     pub(crate) namespace: String,
     pub(crate) uid: String,
     pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) owners: Vec<OwnerRef>,
-    pub(crate) created: String,
+    /// When an event last happened; for everything else, when the object was created.
+    pub(crate) changed: String,
     /// Selectable fields other than name and namespace. One that is absent reads as empty.
     pub(crate) fields: BTreeMap<&'static str, String>,
 }
@@ -44,13 +27,15 @@ impl Header {
     pub(crate) fn parse(bytes: &[u8]) -> Self {
         let wire: Wire = serde_json::from_slice(bytes).unwrap_or_default();
         let fields = wire.fields();
+        let changed = wire
+            .last_timestamp
+            .unwrap_or(wire.metadata.creation_timestamp);
         Self {
             name: wire.metadata.name,
             namespace: wire.metadata.namespace,
             uid: wire.metadata.uid,
             labels: wire.metadata.labels,
-            owners: wire.metadata.owner_references,
-            created: wire.metadata.creation_timestamp,
+            changed,
             fields,
         }
     }
@@ -78,6 +63,7 @@ struct Wire {
     kind: Option<String>,
     reason: Option<String>,
     reporting_component: Option<String>,
+    last_timestamp: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -87,7 +73,6 @@ struct Meta {
     namespace: String,
     uid: String,
     labels: BTreeMap<String, String>,
-    owner_references: Vec<OwnerRef>,
     creation_timestamp: String,
 }
 

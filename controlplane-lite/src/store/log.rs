@@ -5,11 +5,7 @@
 //! `synchronous=FULL` makes a commit durable before it returns. The database is locked
 //! exclusively, so a second server on the same folder fails at once instead of corrupting it.
 
-use std::{
-    fs::DirBuilder,
-    os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
-};
+use std::{fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -53,7 +49,7 @@ impl Log {
 
     fn check_format(
         &self,
-        path: &PathBuf,
+        path: &Path,
         fail: impl Fn(rusqlite::Error) -> StoreError,
     ) -> Result<(), StoreError> {
         let found = self.meta("format").map_err(&fail)?;
@@ -61,7 +57,7 @@ impl Log {
             None => self.set_meta("format", FORMAT).map_err(fail),
             Some(FORMAT) => Ok(()),
             Some(found) => Err(StoreError::Format {
-                path: path.clone(),
+                path: path.to_owned(),
                 found,
                 known: FORMAT,
             }),

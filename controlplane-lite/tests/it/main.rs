@@ -3,3 +3,10 @@
 //! loopback, with its own folder.
 
 mod controllers;
+mod crash;
+mod host;
+mod objects;
+mod security;
+mod selection;
+mod services;
+mod watching;

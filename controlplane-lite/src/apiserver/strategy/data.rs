@@ -100,7 +100,7 @@ fn check_keys(object: &Value, fields: &[&str], errors: &mut FieldErrors) {
                 errors.invalid(
                     format!("{field}[{key}]"),
                     key.as_str(),
-                    format!("must not be '.' or start with '..'"),
+                    "must not be '.' or start with '..'",
                 );
             }
         }

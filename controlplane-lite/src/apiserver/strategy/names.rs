@@ -55,9 +55,6 @@ pub(crate) fn broken(rule: NameRule, name: &str) -> Option<String> {
         {
             Some(LABEL_1035.to_owned())
         }
-        NameRule::Segment if name == "." || name == ".." => Some(format!("may not be '{name}'")),
-        _ if name.contains('/') => Some("may not contain '/'".to_owned()),
-        _ if name.contains('%') => Some("may not contain '%'".to_owned()),
         _ => None,
     }
 }
@@ -171,7 +168,6 @@ mod tests {
         }
         assert!(broken(NameRule::Label, "a.b").is_some());
         assert!(broken(NameRule::Label1035, "0a").is_some());
-        assert_eq!(broken(NameRule::Segment, "system:x"), None);
     }
 
     #[test]

@@ -304,10 +304,10 @@ fn volumes<'a>(spec: &'a Value, path: &str, errors: &mut FieldErrors) -> BTreeSe
             ("/secret", "secretName"),
             ("/persistentVolumeClaim", "claimName"),
         ] {
-            if let Some(source) = volume.pointer(pointer) {
-                if text(source, &format!("/{field}")).is_empty() {
-                    errors.required(format!("{path}.{}.{field}", &pointer[1..]), "");
-                }
+            if let Some(source) = volume.pointer(pointer)
+                && text(source, &format!("/{field}")).is_empty()
+            {
+                errors.required(format!("{path}.{}.{field}", &pointer[1..]), "");
             }
         }
     }

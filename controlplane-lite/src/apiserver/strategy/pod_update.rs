@@ -40,7 +40,7 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut FieldErrors) {
     // A pod that waits for its gates may still get a node; binding does the same.
     if text(old, "/nodeName").is_empty() {
         json::put(&mut same, "nodeName", old.get("nodeName").cloned());
-        if text(new, "/nodeName") != "" && !list(old, "/schedulingGates").is_empty() {
+        if !text(new, "/nodeName").is_empty() && !list(old, "/schedulingGates").is_empty() {
             errors.forbidden(
                 "spec.nodeName",
                 "cannot be set until all schedulingGates have been cleared",

@@ -21,7 +21,7 @@ const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
 pub(crate) const SERVICE: Strategy = Strategy {
     default: default_service,
     prepare_create: |service| service["status"] = json!({"loadBalancer": {}}),
-    prepare_update: prepare_update,
+    prepare_update,
     validate: validate_service,
     validate_update: |new, old, errors| {
         // An address never changes while the service has one of the types that use it.

@@ -48,17 +48,7 @@ pub(crate) struct DeleteOptions {
 impl DeleteOptions {
     /// Reads the options from the query and the body, which may be empty.
     pub(crate) async fn read(query: &Query, request: Request<Incoming>) -> Result<Self, ApiError> {
-        let (parts, incoming) = request.into_parts();
-        if hyper::body::Body::is_end_stream(&incoming) {
-            return Self::parse(query, &Value::Null);
-        }
-        let request = Request::from_parts(parts, incoming);
-        let bytes = body::bytes(request).await?;
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Self::parse(query, &Value::Null);
-        }
-        let value: Value = serde_json::from_slice(&bytes)
-            .map_err(|e| ApiError::bad_request(format!("DeleteOptions: json parse error: {e}")))?;
+        let value = body::optional(request).await?;
         Self::parse(query, &value)
     }
 
