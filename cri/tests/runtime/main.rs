@@ -7,6 +7,7 @@
 mod cgroup;
 mod container;
 mod lifetime;
+mod oci;
 mod pause;
 mod pod;
 mod streams;

@@ -209,7 +209,7 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
     }
 }
 
-fn make_rootfs(root: &Path) {
+pub(crate) fn make_rootfs(root: &Path) {
     for dir in ["bin", "etc", "tmp"] {
         std::fs::create_dir_all(root.join(dir)).expect("creates");
     }

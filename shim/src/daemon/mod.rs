@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The shim: one thread, one poll loop, for one pod.
 //!
-//! It ends when it is told to (`Shutdown`) or when its directory is gone; never because a client
+//! It ends when it is told to (`Shutdown`) or when its directory (its socket) is gone; never because a client
 //! went away. It owns: the pod's processes (as parent and subreaper), their streams, the socket.
 
 mod log;
@@ -134,7 +134,7 @@ impl Daemon {
             match source {
                 Source::Listener => self.accept(),
                 Source::Signals => self.collect(),
-                Source::Removal => removed |= !self.dir.is_dir(),
+                Source::Removal => removed |= self.is_unreachable(),
                 Source::Connection(index) => self.serve(index, fd.revents),
                 Source::Stream(id, place) => {
                     if let Some(streams) = self.processes.streams_of(&id) {
@@ -146,6 +146,13 @@ impl Daemon {
         self.processes.sweep_streams(now);
         self.connections.retain(|connection| !connection.broken);
         Ok(!removed)
+    }
+
+    /// Without its socket nobody can reach the shim again: its directory is gone, or going.
+    fn is_unreachable(&self) -> bool {
+        let mut buffer = [0; 1024];
+        while sys::read(self.removal.as_fd(), &mut buffer).is_ok_and(|count| count > 0) {}
+        !self.dir.join(SOCKET_NAME).exists()
     }
 
     fn interests(&mut self) -> (Vec<Source>, Vec<libc::pollfd>) {

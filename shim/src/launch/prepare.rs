@@ -403,8 +403,10 @@ fn prepare_mount(mount: &Mount, sandbox: Option<BorrowedFd<'_>>) -> Prepare<Prep
             bound(sandbox_mount(source, mount.attrs, propagation, sandbox)?)
         }
         MountKind::Filesystem {
-            fstype, options, ..
-        } => new_filesystem(mount, fstype, options, propagation),
+            fstype,
+            source,
+            options,
+        } => new_filesystem(mount, (fstype, source), options, propagation),
     }
 }
 
@@ -420,7 +422,7 @@ fn at_destination(error: LaunchError, mount: &Mount) -> LaunchError {
 
 fn new_filesystem(
     mount: &Mount,
-    fstype: &str,
+    (fstype, source): (&str, &str),
     options: &[String],
     propagation: Propagation,
 ) -> Prepare<PreparedMount> {
@@ -429,8 +431,10 @@ fn new_filesystem(
         readonly: mount.attrs.readonly && !late_readonly,
         ..mount.attrs
     };
-    let options = options
+    let source = format!("source={source}");
+    let options = [source]
         .iter()
+        .chain(options)
         .map(|option| match option.split_once('=') {
             Some((key, value)) => Ok((text(key)?, Some(text(value)?))),
             None => Ok((text(option)?, None)),

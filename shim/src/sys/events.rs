@@ -54,13 +54,16 @@ pub fn signal_descriptor(signals: &[i32]) -> Sys<OwnedFd> {
     fresh_fd(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8usize, flags) })
 }
 
-/// A non-blocking descriptor that becomes readable when the directory itself is removed or moved.
+/// A non-blocking descriptor that becomes readable when something in the directory is removed.
+///
+/// The directory's own removal (IN_DELETE_SELF) is not reported while a bound socket in it pins
+/// its inode, even after the socket's name is gone; so its entries are watched instead.
 pub fn watch_removal(directory: &CStr) -> Sys<OwnedFd> {
     // SAFETY: inotify_init1 takes a number.
     let watch = fresh_fd(i64::from(unsafe {
         libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK)
     }))?;
-    let events = libc::IN_DELETE_SELF | libc::IN_MOVE_SELF | libc::IN_ONLYDIR;
+    let events = libc::IN_DELETE | libc::IN_MOVED_FROM | libc::IN_MOVE_SELF | libc::IN_ONLYDIR;
     // SAFETY: `directory` is a C string.
     check(i64::from(unsafe {
         libc::inotify_add_watch(watch.as_raw_fd(), directory.as_ptr(), events)

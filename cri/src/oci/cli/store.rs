@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Containers on disk: `<root>/<id>/state.json`, a copy of its config.json, and the FIFO that its
+//! process waits at until start.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+use serde::{Deserialize, Serialize};
+
+use super::{Attempt, Failure, Outcome};
+
+const STATE: &str = "state.json";
+const CONFIG: &str = "config.json";
+const FIFO: &str = "exec.fifo";
+const VERSION: u32 = 1;
+
+/// What is kept of a container.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    /// Of this file's form.
+    pub version: u32,
+    pub oci_version: String,
+    pub id: String,
+    pub pid: u32,
+    /// Clock ticks since boot (proc_pid_stat(5) field 22): tells a reused pid.
+    pub start_time: u64,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    pub created: String,
+    pub cgroup: String,
+    #[serde(default)]
+    pub annotations: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Status {
+    Created,
+    Running,
+    Stopped,
+}
+
+impl Status {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Status::Created => "created",
+            Status::Running => "running",
+            Status::Stopped => "stopped",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    pub(super) fn new(root: &Path) -> Store {
+        Store {
+            root: root.to_path_buf(),
+        }
+    }
+
+    pub(super) fn dir(&self, id: &str) -> PathBuf {
+        self.root.join(id)
+    }
+
+    pub(super) fn fifo(&self, id: &str) -> PathBuf {
+        self.dir(id).join(FIFO)
+    }
+
+    /// Reserves an id.
+    pub(super) fn reserve(&self, id: &str) -> Outcome<()> {
+        check_id(id)?;
+        make_private(&self.root, true).attempt(format_args!("creating {}", self.root.display()))?;
+        match make_private(&self.dir(id), false) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Err(Failure::new("container with given ID already exists"))
+            }
+            other => other.attempt(format_args!("creating {}", self.dir(id).display())),
+        }
+    }
+
+    /// Written whole or not at all: `state` may look at any moment.
+    pub(super) fn save(&self, record: &Record) -> Outcome<()> {
+        let path = self.dir(&record.id).join(STATE);
+        let temporary = self.dir(&record.id).join(".state.new");
+        let text = serde_json::to_vec(record).attempt("encoding the state")?;
+        std::fs::write(&temporary, text)
+            .and_then(|()| std::fs::rename(&temporary, &path))
+            .attempt(format_args!("writing {}", path.display()))
+    }
+
+    pub(super) fn save_config(&self, id: &str, text: &[u8]) -> Outcome<()> {
+        let path = self.dir(id).join(CONFIG);
+        std::fs::write(&path, text).attempt(format_args!("writing {}", path.display()))
+    }
+
+    pub(super) fn spec(&self, id: &str) -> Outcome<Spec> {
+        let path = self.dir(id).join(CONFIG);
+        read_spec(&path).map(|(spec, _)| spec)
+    }
+
+    /// The record of a container; `None` when there is none (or it is just being made).
+    pub(super) fn find(&self, id: &str) -> Outcome<Option<Record>> {
+        check_id(id)?;
+        let path = self.dir(id).join(STATE);
+        let text = match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            other => other.attempt(format_args!("reading {}", path.display()))?,
+        };
+        let record: Record =
+            serde_json::from_slice(&text).attempt(format_args!("reading {}", path.display()))?;
+        match record.version {
+            VERSION => Ok(Some(record)),
+            other => Err(Failure::new(format!(
+                "{}: form {other} is of another build",
+                path.display()
+            ))),
+        }
+    }
+
+    pub(super) fn load(&self, id: &str) -> Outcome<Record> {
+        self.find(id)?
+            .ok_or_else(|| Failure::new(format!("container {id:?} does not exist")))
+    }
+
+    pub(super) fn remove(&self, id: &str) -> Outcome<()> {
+        match std::fs::remove_dir_all(self.dir(id)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).attempt(format_args!("removing {}", self.dir(id).display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn all(&self) -> Outcome<Vec<Record>> {
+        let entries = match std::fs::read_dir(&self.root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            other => other.attempt(format_args!("listing {}", self.root.display()))?,
+        };
+        let mut names: Vec<String> = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        let mut records = Vec::new();
+        for name in names {
+            records.extend(self.find(&name)?);
+        }
+        Ok(records)
+    }
+
+    pub(super) fn status(&self, record: &Record) -> Status {
+        match start_time(record.pid) {
+            Some(time) if time == record.start_time => match self.fifo(&record.id).exists() {
+                true => Status::Created,
+                false => Status::Running,
+            },
+            _ => Status::Stopped,
+        }
+    }
+}
+
+pub(super) fn new_record(id: &str, pid: u32, spec: &Spec) -> Record {
+    Record {
+        version: VERSION,
+        oci_version: spec.version().clone(),
+        id: id.to_owned(),
+        pid,
+        start_time: start_time(pid).unwrap_or(0),
+        bundle: PathBuf::new(),
+        rootfs: PathBuf::new(),
+        created: jiff::Timestamp::now().to_string(),
+        cgroup: String::new(),
+        annotations: spec
+            .annotations()
+            .iter()
+            .flatten()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect(),
+    }
+}
+
+/// When a process started; `None` when it is gone or a zombie.
+fn start_time(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may contain anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    const AFTER_STATE: usize = 18;
+    let time = fields.nth(AFTER_STATE)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(time)
+}
+
+pub(super) fn read_spec(path: &Path) -> Outcome<(Spec, Vec<u8>)> {
+    let text = std::fs::read(path).attempt(format_args!("reading {}", path.display()))?;
+    let spec = serde_json::from_slice(&text).attempt(format_args!("reading {}", path.display()))?;
+    Ok((spec, text))
+}
+
+fn make_private(dir: &Path, recursive: bool) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.mode(0o711).recursive(recursive).create(dir)
+}
+
+/// runc's rule for ids, which also keeps them within the root.
+fn check_id(id: &str) -> Outcome<()> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
+    match id.is_empty() || id.starts_with('.') || !id.chars().all(plain) || id.len() > 1024 {
+        true => Err(Failure::new("invalid container ID format")),
+        false => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_stay_within_the_root() {
+        assert!(check_id("a-b_c.d+1").is_ok());
+        for bad in ["", ".", "..", "a/b", "a b", "../x"] {
+            assert!(check_id(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn this_process_has_a_start_time_and_pid_zero_has_none() {
+        assert!(start_time(std::process::id()).is_some());
+        assert_eq!(start_time(0), None);
+    }
+}
