@@ -43,6 +43,7 @@ fn serve(dir: &Path, cgroups: impl Iterator<Item = OsString>) -> std::io::Result
         sys::exit(0);
     }
     sys::setsid().map_err(raw)?;
+    sys::set_name(c"podwright-shim").map_err(raw)?;
     std::env::set_current_dir("/")?;
     let daemon = Daemon::new(dir)?;
     // As little likely to be killed as the processes it keeps are; refused without

@@ -563,6 +563,7 @@ async fn start_process(programs: &Programs, options: &SpawnOptions) -> io::Resul
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let mut command = Command::new(path);
     command
+        .arg0("podwright-shim")
         .arg(&options.dir)
         .args(&options.cgroup.unified)
         .args(&options.cgroup.v1)

@@ -87,7 +87,11 @@ async fn limits_hold_for_a_container() {
     assert_eq!(pod.output("c"), "null\nzero-denied\n20\n");
     let stats = tree.manager.stats(&path).expect("reads");
     assert_eq!(stats.memory_limit_bytes, Some(32 << 20));
-    assert!(stats.pids >= 2 && stats.memory_usage_bytes > 0 && stats.cpu_usage_nanos > 0);
+    assert!(stats.pids >= 1 && stats.cpu_usage_nanos > 0, "{stats:?}");
+    assert!(
+        stats.memory_working_set_bytes <= stats.memory_usage_bytes,
+        "{stats:?}"
+    );
     assert_eq!(
         tree.manager.pids(&path).expect("reads").len() as u64,
         stats.pids

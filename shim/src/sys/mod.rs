@@ -582,3 +582,12 @@ pub fn trim_memory() {
     // SAFETY: malloc_trim takes a number and touches only the allocator's own state.
     let _ = unsafe { libc::malloc_trim(0) };
 }
+
+/// Names this process in process lists: exec by descriptor would leave the descriptor's number.
+pub fn set_name(name: &CStr) -> Sys<()> {
+    // SAFETY: PR_SET_NAME reads a C string, of which it keeps 15 bytes.
+    check(i64::from(unsafe {
+        libc::prctl(libc::PR_SET_NAME, name.as_ptr())
+    }))
+    .map(drop)
+}
