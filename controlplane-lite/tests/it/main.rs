@@ -5,6 +5,7 @@
 mod controllers;
 mod crash;
 mod host;
+mod kubelet;
 mod objects;
 mod security;
 mod selection;

@@ -17,6 +17,19 @@ use self::reader::{Field, Malformed, Reader, Wire};
 
 /// First bytes of an enveloped message.
 const MAGIC: &[u8] = b"k8s\0";
+/// Types that are not messages. A `0` marks what Go leaves out of JSON when it is zero.
+const SCALARS: &[&str] = &[
+    "string",
+    "bytes",
+    "bool",
+    "bool0",
+    "int",
+    "int0",
+    "quantity",
+    "time",
+    "microtime",
+    "intstr",
+];
 /// Messages inside messages.
 const DEPTH_MAX: usize = 64;
 
@@ -201,8 +214,9 @@ fn value(kind: &str, wire: Wire<'_>, depth: usize) -> Result<Option<Value>, Malf
             Some(utf8(text)).filter(|t| !t.is_empty()).map(Value::from)
         }
         ("bytes", Wire::Bytes(bytes)) => Some(STANDARD.encode(bytes).into()),
-        ("bool", Wire::Number(number)) => Some((number != 0).into()),
-        ("int", Wire::Number(number)) => Some(number.cast_signed().into()),
+        ("bool0" | "int0", Wire::Number(0)) => None,
+        ("bool" | "bool0", Wire::Number(number)) => Some((number != 0).into()),
+        ("int" | "int0", Wire::Number(number)) => Some(number.cast_signed().into()),
         ("quantity", Wire::Bytes(bytes)) => Some(text_of(bytes, 1)?.into()),
         ("time", Wire::Bytes(bytes)) => time(bytes, "%Y-%m-%dT%H:%M:%SZ")?,
         ("microtime", Wire::Bytes(bytes)) => time(bytes, "%Y-%m-%dT%H:%M:%S%.6fZ")?,
@@ -211,9 +225,7 @@ fn value(kind: &str, wire: Wire<'_>, depth: usize) -> Result<Option<Value>, Malf
         } else {
             number_of(bytes, 2)?.into()
         }),
-        ("string" | "bytes" | "bool" | "int" | "quantity" | "time" | "microtime" | "intstr", _) => {
-            return Err(Malformed);
-        }
+        (kind, _) if SCALARS.contains(&kind) => return Err(Malformed),
         (name, Wire::Bytes(inner)) => Some(Value::Object(message(name, inner, depth + 1)?)),
         _ => return Err(Malformed),
     })
@@ -306,19 +318,9 @@ mod tests {
 
     #[test]
     fn every_type_in_the_table_is_known() {
-        let scalar = [
-            "string",
-            "bytes",
-            "bool",
-            "int",
-            "quantity",
-            "time",
-            "microtime",
-            "intstr",
-        ];
         for (name, fields) in TABLE.iter() {
             for field in fields.values() {
-                let known = scalar.contains(&field.kind) || TABLE.contains_key(field.kind);
+                let known = SCALARS.contains(&field.kind) || TABLE.contains_key(field.kind);
                 assert!(known, "{name}.{}: {}", field.name, field.kind);
             }
         }
