@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shim::plan::{CgroupJoin, LaunchPlan, ProcessPlan};
@@ -125,7 +125,8 @@ struct Shared {
     next: AtomicU32,
     /// Callers by request number; `None` once the connection is gone.
     pending: Mutex<Option<HashMap<u32, oneshot::Sender<Reply>>>>,
-    exits: broadcast::Sender<(ProcessId, ExitRecord)>,
+    /// `None` once the connection is gone: dropping it tells the receivers.
+    exits: Mutex<Option<broadcast::Sender<(ProcessId, ExitRecord)>>>,
 }
 
 /// Removes a caller that stopped waiting.
@@ -147,6 +148,10 @@ impl Shared {
     ) -> Option<T> {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         pending.as_mut().map(act)
+    }
+
+    fn exits(&self) -> MutexGuard<'_, Option<broadcast::Sender<(ProcessId, ExitRecord)>>> {
+        self.exits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn gone(&self, source: io::Error) -> ShimError {
@@ -226,7 +231,9 @@ impl Shared {
                 }
                 Ok(Message::Exit { process, record }) => {
                     // Fails only while nobody listens.
-                    let _ = self.exits.send((process, record));
+                    if let Some(exits) = self.exits().as_ref() {
+                        let _ = exits.send((process, record));
+                    }
                 }
                 Err(_) => break,
             }
@@ -234,6 +241,7 @@ impl Shared {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
         // Dropping the callers' channels tells them.
         *pending = None;
+        *self.exits() = None;
     }
 }
 
@@ -286,7 +294,7 @@ impl Shim {
             socket,
             next: AtomicU32::new(1),
             pending: Mutex::new(Some(HashMap::new())),
-            exits: broadcast::channel(EXITS_KEPT).0,
+            exits: Mutex::new(Some(broadcast::channel(EXITS_KEPT).0)),
         });
         let reading = Arc::clone(&shared);
         let task = tokio::spawn(async move { reading.read().await });
@@ -528,7 +536,10 @@ impl Shim {
     /// Exits from now on. The channel closes when the shim or the connection is gone; a receiver
     /// that lags loses events, so look at [`state`](Self::state) then.
     pub fn exits(&self) -> broadcast::Receiver<(ProcessId, ExitRecord)> {
-        self.shared.exits.subscribe()
+        match self.shared.exits().as_ref() {
+            Some(exits) => exits.subscribe(),
+            None => broadcast::channel(1).1,
+        }
     }
 
     /// Kills what still runs and ends the shim. Idempotent.
