@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
-
-use crate::cgroup::{DeviceRule, Limits};
+use crate::cgroup::Limits;
 use crate::fault::{Fault, Result};
 use crate::v1;
 
@@ -107,30 +105,6 @@ pub(crate) fn updated(
     }
     merged.unified.extend(new.unified.clone());
     merged
-}
-
-/// The device rules of an OCI spec.
-pub(crate) fn device_rules(rules: &[LinuxDeviceCgroup]) -> Vec<DeviceRule> {
-    let number = |n: Option<i64>| n.and_then(|n| u32::try_from(n).ok());
-    rules
-        .iter()
-        .map(|rule| {
-            let access = rule.access().as_deref().unwrap_or("rwm");
-            DeviceRule {
-                allow: rule.allow(),
-                kind: match rule.typ() {
-                    Some(LinuxDeviceType::B) => 'b',
-                    Some(LinuxDeviceType::C | LinuxDeviceType::U) => 'c',
-                    _ => 'a',
-                },
-                major: number(rule.major()),
-                minor: number(rule.minor()),
-                read: access.contains('r'),
-                write: access.contains('w'),
-                mknod: access.contains('m'),
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use oci_spec::runtime::Spec;
 use shim::plan::{LaunchPlan, RootFs};
 
 use super::container_create::{linux_resources, load_spec};
+use super::sandbox_run::make_private_dir;
 use crate::cgroup::Limits;
 use crate::container::{ContainerRecord, Exit, State, resources};
 use crate::fault::{Fault, Result};
-use crate::lifecycle::{first_process, shim_fault};
+use crate::lifecycle::{first_process, remove_dir, shim_fault};
 use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
 use crate::sandbox::{Phase, security};
 use crate::shim_client::{ContainerIo, Shim};
@@ -161,6 +162,7 @@ async fn plan(
         work: text(&dir.join("work")),
     };
     blocking::run("preparing a container's launch", move || {
+        fresh_work_dir(&dir.join("work"))?;
         let spec = load_spec(&dir)?;
         let cgroup = cgroup_path(&record.cgroup)?;
         let failed = |e| Fault::internal("preparing the container's cgroup", e);
@@ -190,16 +192,30 @@ async fn plan(
     .await?
 }
 
+/// A launch that was cut short leaves its mark in the overlay's work directory (the mount is
+/// `volatile`), and the kernel refuses to mount over it. Nothing of the container ran, so it may go.
+fn fresh_work_dir(work: &Path) -> Result<()> {
+    if work.join("work").exists() {
+        remove_dir(work)?;
+        make_private_dir(work)?;
+    }
+    Ok(())
+}
+
 /// All limits of a container: what CRI asks for, and the device rules of the spec.
-pub(crate) fn limits(record: &ContainerRecord, spec: &Spec) -> Result<Limits> {
-    let mut limits = resources::limits(&linux_resources(&record.config.0))?;
-    let rules = spec
+fn limits(record: &ContainerRecord, spec: &Spec) -> Result<Limits> {
+    let of_spec = spec
         .linux()
         .as_ref()
         .and_then(|l| l.resources().as_ref())
-        .and_then(|r| r.devices().as_ref());
-    limits.devices = rules.map(|rules| resources::device_rules(rules));
-    Ok(limits)
+        .map(oci::limits)
+        .transpose()
+        .map_err(|e| Fault::invalid(e.to_string()))?
+        .unwrap_or_default();
+    Ok(Limits {
+        devices: of_spec.devices,
+        ..resources::limits(&linux_resources(&record.config.0))?
+    })
 }
 
 /// The compiled system call filter of a container; the same for its execs. Blocks on the profile's file.

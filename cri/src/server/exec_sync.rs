@@ -18,7 +18,8 @@ use crate::v1;
 
 /// What is kept of each stream. The rest is read and dropped, so that the command goes on
 /// (CVE-2022-1708: a probe's output must not fill the node's memory).
-const OUTPUT_BYTES_MAX: usize = 16 << 20;
+/// One CRI message may have 16 MiB, so both streams together stay a little below.
+const OUTPUT_BYTES_MAX: usize = (16 << 20) - (4 << 10);
 /// After the command ended, a child of it may hold the pipe open; then this much is waited.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -57,10 +58,12 @@ pub(crate) async fn exec_sync(
             if tokio::time::timeout(DRAIN, reading).await.is_err() {
                 abort.abort();
             }
+            let (stdout, mut stderr) = (take(&out), take(&err));
+            stderr.truncate(OUTPUT_BYTES_MAX - stdout.len());
             Ok(v1::ExecSyncResponse {
                 exit_code: ended?.code,
-                stdout: take(&out),
-                stderr: take(&err),
+                stdout,
+                stderr,
             })
         })
         .await

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The CRI server on a real kernel: namespaces, cgroups, overlay and network of each test's own.
+//!
+//! These tests need root. Each runs on a thread with a network and a mount namespace of its own, in
+//! a temporary directory, under a cgroup `/podwright-test-<random>`, and checks at its end that
+//! nothing of it is left.
+
+mod crash;
+mod exec;
+mod lifecycle;
+mod node;
+mod refusals;
+mod restart;
+mod security;
+mod streams;

@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A node under test: a daemon that can be killed and started again, its client, its image.
+
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::symlink;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cri::Config;
+use cri::image::ImageStore;
+use cri::image::types::{BuildOptions, RootfsSource};
+use cri::v1;
+use cri::v1::image_service_client::ImageServiceClient;
+use cri::v1::runtime_service_client::RuntimeServiceClient;
+use futures::FutureExt as _;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use tokio::sync::{Mutex, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+
+/// The image that every node has.
+pub(crate) const IMAGE: &str = "example.test/busybox:1";
+/// For whatever is waited for. Generous: a bound on a hang, not a measure.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One daemon's life.
+struct Daemon {
+    runtime: tokio::runtime::Runtime,
+    stop: CancellationToken,
+    ended: oneshot::Receiver<Result<(), cri::Error>>,
+}
+
+/// The node.
+pub(crate) struct Node {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) config: Config,
+    daemon: Option<Daemon>,
+}
+
+/// Runs a test on a node of its own, and checks that nothing is left of it.
+pub(crate) fn test<F, Fut>(body: F)
+where
+    F: FnOnce(Handle) -> Fut + Send + 'static,
+    Fut: Future<Output = ()>,
+{
+    let thread = std::thread::spawn(move || {
+        isolate();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async move {
+            let mut node = Node::new().await;
+            node.start().await;
+            let node = Handle {
+                config: node.config.clone(),
+                root: node.dir.path().to_owned(),
+                node: Arc::new(Mutex::new(node)),
+            };
+            let outcome = AssertUnwindSafe(body(node.clone())).catch_unwind().await;
+            let mut node = node.node.lock().await;
+            node.kill().await;
+            let report = cri::purge(node.config.clone()).await.unwrap();
+            if let Err(panic) = outcome {
+                resume_unwind(panic);
+            }
+            assert_eq!(report.problems, Vec::<String>::new());
+            node.assert_nothing_left();
+        });
+    });
+    if let Err(panic) = thread.join() {
+        resume_unwind(panic);
+    }
+}
+
+/// What a test holds.
+#[derive(Clone)]
+pub(crate) struct Handle {
+    config: Config,
+    root: PathBuf,
+    node: Arc<Mutex<Node>>,
+}
+
+// The threads of both runtimes are born of this one, so they share its namespaces.
+fn isolate() {
+    assert!(nix::unistd::geteuid().is_root(), "this test needs root");
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
+    let none: Option<&str> = None;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+}
+
+impl Node {
+    async fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("cri-it-")
+            .tempdir()
+            .unwrap();
+        let name = dir.path().file_name().unwrap().to_str().unwrap().to_owned();
+        let root = dir.path();
+        let suffix: String = name.chars().rev().take(6).collect();
+        let conf = root.join("net.d");
+        fs::create_dir_all(&conf).unwrap();
+        let list = cni::default_conflist("pwtest0", "10.88.0.0/24", "10.88.0.0/16", "pwtest");
+        fs::write(conf.join("10-test.conflist"), list).unwrap();
+        let config = Config {
+            listen: root.join("cri.sock"),
+            data_dir: root.join("data"),
+            run_dir: root.join("run"),
+            cgroup_parent: format!("/podwright-test-{suffix}"),
+            cni_conf_dir: conf,
+            cni_bin_dir: root.join("bin"),
+            registries_dir: root.join("certs.d"),
+            streaming_address: ([127, 0, 0, 1], 0).into(),
+        };
+        // Spawned from this thread, so it acts in this thread's network namespace.
+        let up = std::process::Command::new("/bin/busybox")
+            .args(["ip", "link", "set", "lo", "up"])
+            .status();
+        assert!(
+            up.expect("these tests need /bin/busybox (busybox-static)")
+                .success()
+        );
+        build_image(&config, root).await;
+        Self {
+            dir,
+            config,
+            daemon: None,
+        }
+    }
+
+    async fn start(&mut self) {
+        assert!(self.daemon.is_none());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let stop = CancellationToken::new();
+        let (ready, is_ready) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let run = cri::run(self.config.clone(), ready, stop.clone());
+        runtime.spawn(async move {
+            let _ = end.send(run.await);
+        });
+        tokio::select! {
+            ready = is_ready => if ready.is_err() {
+                panic!("the daemon did not start: {:?}", ended.await);
+            },
+            () = tokio::time::sleep(PATIENCE) => panic!("the daemon is not ready"),
+        }
+        self.daemon = Some(Daemon {
+            runtime,
+            stop,
+            ended,
+        });
+    }
+
+    /// Ends the daemon wherever it is, as SIGKILL would: no task of it gets to finish.
+    async fn kill(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            tokio::task::spawn_blocking(move || {
+                daemon.runtime.shutdown_timeout(Duration::from_secs(20));
+            })
+            .await
+            .unwrap();
+        }
+    }
+
+    async fn stop(&mut self) {
+        let daemon = self.daemon.take().unwrap();
+        daemon.stop.cancel();
+        let ended = tokio::time::timeout(PATIENCE, daemon.ended).await;
+        ended.unwrap().unwrap().unwrap();
+        daemon.runtime.shutdown_background();
+    }
+
+    fn assert_nothing_left(&self) {
+        let root = self.dir.path().to_str().unwrap();
+        let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let left: Vec<&str> = mounts.lines().filter(|l| l.contains(root)).collect();
+        assert_eq!(left, Vec::<&str>::new(), "mounts are left");
+        assert!(
+            !self.config.run_dir.join("cri/netns").exists(),
+            "namespaces are left"
+        );
+        let parent = self.config.cgroup_parent.trim_start_matches('/');
+        for tree in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            assert!(
+                !tree.path().join(parent).exists(),
+                "cgroups are left in {tree:?}"
+            );
+        }
+        assert!(
+            !Path::new("/sys/fs/cgroup").join(parent).exists(),
+            "cgroups are left"
+        );
+        let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let veths: Vec<&str> = links
+            .lines()
+            .filter(|l| l.trim().starts_with("pw") && !l.contains("pwtest0"))
+            .collect();
+        assert_eq!(veths, Vec::<&str>::new(), "links are left");
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            assert!(
+                !line.contains(root),
+                "process {:?} is left: {line}",
+                process.file_name()
+            );
+        }
+    }
+}
+
+async fn build_image(config: &Config, root: &Path) {
+    let rootfs = root.join("rootfs");
+    for dir in ["bin", "etc", "tmp", "proc", "sys", "dev", "data"] {
+        fs::create_dir_all(rootfs.join(dir)).unwrap();
+    }
+    fs::copy("/bin/busybox", rootfs.join("bin/busybox"))
+        .expect("these tests need /bin/busybox (busybox-static)");
+    for applet in [
+        "sh", "sleep", "cat", "echo", "id", "head", "yes", "touch", "hostname", "ip", "nc", "stty",
+        "grep", "true", "mount", "ls", "env", "wc", "dd", "ps", "pwd",
+    ] {
+        symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
+    }
+    fs::write(
+        rootfs.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nweb:x:101:102::/data:/bin/sh\n",
+    )
+    .unwrap();
+    fs::write(
+        rootfs.join("etc/group"),
+        "root:x:0:\nweb:x:102:\naudio:x:63:web\n",
+    )
+    .unwrap();
+    let store =
+        ImageStore::open(ImageStore::dir_in(&config.data_dir), &config.registries_dir).unwrap();
+    let mut options = BuildOptions::new(RootfsSource::Dir(rootfs), IMAGE);
+    options.cmd = vec!["/bin/sleep".into(), "1000".into()];
+    options.env = vec!["FROM_IMAGE=yes".into()];
+    store.build(options).await.unwrap();
+}
+
+impl Handle {
+    /// Kills the daemon as `kill -9` does and starts it again.
+    pub(crate) async fn crash(&self) {
+        let mut node = self.node.lock().await;
+        node.kill().await;
+        node.start().await;
+    }
+
+    pub(crate) async fn kill(&self) {
+        self.node.lock().await.kill().await;
+    }
+
+    pub(crate) async fn start(&self) {
+        self.node.lock().await.start().await;
+    }
+
+    /// Stops the daemon cleanly.
+    pub(crate) async fn stop(&self) {
+        self.node.lock().await.stop().await;
+    }
+
+    pub(crate) fn root(&self) -> PathBuf {
+        self.root.clone()
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        self.config.clone()
+    }
+
+    async fn channel(&self) -> Channel {
+        let path = self.config().listen;
+        Endpoint::from_static("http://localhost")
+            .connect_with_connector(tower::service_fn(move |_| {
+                let path = path.clone();
+                async move {
+                    let stream = tokio::net::UnixStream::connect(path).await?;
+                    Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(stream))
+                }
+            }))
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn cri(&self) -> RuntimeServiceClient<Channel> {
+        RuntimeServiceClient::new(self.channel().await).max_decoding_message_size(64 << 20)
+    }
+
+    pub(crate) async fn images(&self) -> ImageServiceClient<Channel> {
+        ImageServiceClient::new(self.channel().await)
+    }
+
+    /// A pod's configuration, with logs in the node's directory.
+    pub(crate) fn pod(&self, name: &str) -> v1::PodSandboxConfig {
+        v1::PodSandboxConfig {
+            metadata: Some(v1::PodSandboxMetadata {
+                name: name.to_owned(),
+                uid: format!("uid-{name}"),
+                namespace: "default".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.to_owned(),
+            log_directory: self.root().join("logs").join(name).display().to_string(),
+            labels: [("app".to_owned(), name.to_owned())].into(),
+            linux: Some(v1::LinuxPodSandboxConfig {
+                security_context: Some(v1::LinuxSandboxSecurityContext {
+                    namespace_options: Some(own_pid()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// Runs a pod of this configuration.
+    pub(crate) async fn run_pod(&self, config: v1::PodSandboxConfig) -> String {
+        let request = v1::RunPodSandboxRequest {
+            config: Some(config),
+            runtime_handler: String::new(),
+        };
+        let answer = self.cri().await.run_pod_sandbox(request).await.unwrap();
+        answer.into_inner().pod_sandbox_id
+    }
+
+    /// Creates a container without starting it.
+    pub(crate) async fn create(
+        &self,
+        pod: &str,
+        config: v1::ContainerConfig,
+    ) -> Result<String, tonic::Status> {
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: pod.to_owned(),
+            config: Some(config),
+            sandbox_config: None,
+        };
+        let answer = self.cri().await.create_container(request).await?;
+        Ok(answer.into_inner().container_id)
+    }
+
+    /// Creates and starts a container.
+    pub(crate) async fn launch(&self, pod: &str, config: v1::ContainerConfig) -> String {
+        let id = self.create(pod, config).await.unwrap();
+        let request = v1::StartContainerRequest {
+            container_id: id.clone(),
+        };
+        self.cri().await.start_container(request).await.unwrap();
+        id
+    }
+
+    pub(crate) async fn status(&self, id: &str) -> v1::ContainerStatus {
+        let request = v1::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: false,
+        };
+        let answer = self.cri().await.container_status(request).await.unwrap();
+        answer.into_inner().status.unwrap()
+    }
+
+    /// Waits until the container has ended.
+    pub(crate) async fn ended(&self, id: &str) -> v1::ContainerStatus {
+        let start = Instant::now();
+        loop {
+            let status = self.status(id).await;
+            if status.state() == v1::ContainerState::ContainerExited {
+                return status;
+            }
+            assert!(start.elapsed() < PATIENCE, "still {status:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Runs a command in a container.
+    pub(crate) async fn exec(&self, id: &str, command: &str) -> (String, i32) {
+        let request = v1::ExecSyncRequest {
+            container_id: id.to_owned(),
+            cmd: words(&["/bin/sh", "-c", command]),
+            timeout: 30,
+        };
+        let answer = self
+            .cri()
+            .await
+            .exec_sync(request)
+            .await
+            .unwrap()
+            .into_inner();
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        (text, answer.exit_code)
+    }
+
+    pub(crate) async fn stop_container(&self, id: &str, timeout: i64) {
+        let request = v1::StopContainerRequest {
+            container_id: id.to_owned(),
+            timeout,
+        };
+        self.cri().await.stop_container(request).await.unwrap();
+    }
+
+    pub(crate) async fn remove_pod(&self, id: &str) {
+        let mut cri = self.cri().await;
+        let pod_sandbox_id = id.to_owned();
+        cri.stop_pod_sandbox(v1::StopPodSandboxRequest {
+            pod_sandbox_id: pod_sandbox_id.clone(),
+        })
+        .await
+        .unwrap();
+        cri.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id })
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn pods(&self) -> Vec<v1::PodSandbox> {
+        let request = v1::ListPodSandboxRequest::default();
+        self.cri()
+            .await
+            .list_pod_sandbox(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .items
+    }
+
+    pub(crate) async fn containers(&self) -> Vec<v1::Container> {
+        let request = v1::ListContainersRequest::default();
+        self.cri()
+            .await
+            .list_containers(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .containers
+    }
+}
+
+/// A pid namespace for each container.
+pub(crate) fn own_pid() -> v1::NamespaceOption {
+    v1::NamespaceOption {
+        pid: v1::NamespaceMode::Container as i32,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn words(list: &[&str]) -> Vec<String> {
+    list.iter().map(|w| (*w).to_owned()).collect()
+}
+
+/// A container that runs this shell command.
+pub(crate) fn shell(name: &str, command: &str) -> v1::ContainerConfig {
+    v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata {
+            name: name.to_owned(),
+            attempt: 0,
+        }),
+        image: Some(v1::ImageSpec {
+            image: IMAGE.to_owned(),
+            ..Default::default()
+        }),
+        command: words(&["/bin/sh", "-c", command]),
+        log_path: format!("{name}/0.log"),
+        linux: Some(v1::LinuxContainerConfig {
+            resources: None,
+            security_context: Some(v1::LinuxContainerSecurityContext {
+                namespace_options: Some(own_pid()),
+                seccomp: Some(v1::SecurityProfile::default()),
+                ..Default::default()
+            }),
+        }),
+        ..Default::default()
+    }
+}
+
+/// The container's security context, to change it.
+pub(crate) fn context(config: &mut v1::ContainerConfig) -> &mut v1::LinuxContainerSecurityContext {
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default()
+}
