@@ -28,6 +28,7 @@ pub struct Mirrors {
     statics: RwLock<Option<BTreeMap<Key, Pod>>>,
     mirrors: Pods,
     changed: Notify,
+    arrived: Notify,
 }
 
 fn key(pod: &Pod) -> Key {
@@ -47,14 +48,24 @@ impl Mirrors {
         let pods = pods.into_iter().map(|pod| (key(&pod), pod)).collect();
         *self.mirrors.write().unwrap_or_else(PoisonError::into_inner) = pods;
         self.changed.notify_one();
+        self.arrived.notify_one();
     }
 
     /// A new or changed mirror pod.
     pub fn put_mirror(&self, pod: Pod) {
         let mut mirrors = self.mirrors.write().unwrap_or_else(PoisonError::into_inner);
-        mirrors.insert(key(&pod), pod);
+        let uid = pod.metadata.uid.clone();
+        let before = mirrors.insert(key(&pod), pod);
         drop(mirrors);
         self.changed.notify_one();
+        if before.is_none_or(|before| before.metadata.uid != uid) {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Resolves when a mirror has come that was not there before. For one listener.
+    pub async fn arrived(&self) {
+        self.arrived.notified().await;
     }
 
     /// A mirror pod is gone.

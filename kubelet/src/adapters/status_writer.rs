@@ -28,8 +28,6 @@ const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 /// Deadline of one call.
 const CALL: Duration = Duration::from_secs(30);
-/// A static pod's status waits for its mirror; this often it looks whether there is one.
-const MIRROR_WAIT: Duration = Duration::from_secs(1);
 
 /// Where one pod's status goes.
 #[derive(Debug, Clone)]
@@ -43,6 +41,8 @@ struct Target {
 struct State {
     dirty: BTreeMap<String, (Pod, PodStatus)>,
     busy: BTreeSet<String>,
+    /// The newest status of each static pod, for mirrors that are yet to come.
+    statics: HashMap<String, (Pod, PodStatus)>,
     /// The last status that the API is known to have, by the uid of the API object.
     bases: HashMap<String, Value>,
 }
@@ -98,6 +98,14 @@ impl StatusWriter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn forget(&self, pod: &Pod) {
+        let uid = spec::uid(pod);
+        let mut state = self.state();
+        state.dirty.remove(uid);
+        state.statics.remove(uid);
+        state.bases.remove(uid);
+    }
+
     fn target(&self, pod: &Pod) -> Option<Target> {
         let of = |pod: &Pod| Target {
             namespace: spec::namespace(pod).to_owned(),
@@ -126,6 +134,11 @@ impl StatusWriter {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.wake.notified() => {}
+                () = self.mirrors.arrived() => {
+                    let mut state = self.state();
+                    let statics = state.statics.clone();
+                    state.dirty.extend(statics);
+                }
                 Some(done) = writes.join_next() => {
                     let Ok((uid, pause)) = done else {
                         continue;
@@ -161,12 +174,13 @@ impl StatusWriter {
         status: PodStatus,
         pause: Duration,
     ) -> (String, Option<Duration>) {
-        let (problem, pause) = match self.target(&pod) {
-            None => ("it has no mirror yet".to_owned(), MIRROR_WAIT),
-            Some(target) => match self.write(&target, &status).await {
-                Ok(()) | Err(Failure::Gone) => return (uid, None),
-                Err(Failure::Later(problem)) => (problem, pause),
-            },
+        // Without a mirror there is nothing to write to; its arrival brings the status back here.
+        let Some(target) = self.target(&pod) else {
+            return (uid, None);
+        };
+        let problem = match self.write(&target, &status).await {
+            Ok(()) | Err(Failure::Gone) => return (uid, None),
+            Err(Failure::Later(problem)) => problem,
         };
         tracing::debug!(
             pod = spec::display(&pod),
@@ -237,6 +251,7 @@ impl StatusWriter {
         self.write(&target, status).await?;
         // A mirror is taken away by the mirror keeper, once no manifest wants it.
         if spec::is_static(pod) {
+            self.state().bases.remove(&target.uid);
             return Ok(());
         }
         self.delete(&target).await
@@ -255,15 +270,21 @@ impl StatusSink for StatusWriter {
             metadata: pod.metadata.clone(),
             ..Default::default()
         };
-        self.state()
-            .dirty
-            .insert(spec::uid(pod).to_owned(), (light, status));
+        let uid = spec::uid(pod).to_owned();
+        let mut state = self.state();
+        if spec::is_static(pod) {
+            state
+                .statics
+                .insert(uid.clone(), (light.clone(), status.clone()));
+        }
+        state.dirty.insert(uid, (light, status));
+        drop(state);
         self.wake.notify_one();
     }
 
     fn finish<'a>(&'a self, pod: &'a Pod, status: PodStatus) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            self.state().dirty.remove(spec::uid(pod));
+            self.forget(pod);
             let mut pause = PAUSE_FIRST;
             while let Err(Failure::Later(problem)) = self.last(pod, &status).await {
                 tracing::warn!(
@@ -274,9 +295,7 @@ impl StatusSink for StatusWriter {
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
-            let mut state = self.state();
-            state.dirty.remove(spec::uid(pod));
-            state.bases.remove(spec::uid(pod));
+            self.forget(pod);
         })
     }
 }

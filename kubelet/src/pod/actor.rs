@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::deps::Deps;
-use super::memory::{Job, Memory, Rejection, StartStage, Termination};
+use super::memory::{Job, Memory, Rejection, StartStage, Termination, Trouble};
 use super::plan::{self, Plan, Step};
 use super::spec::{self, Kind};
 use super::start::{Start, StartError};
@@ -225,6 +225,9 @@ impl Actor {
                     delete,
                     failure,
                 });
+                // What failed on the way up says nothing about the way down.
+                self.memory.volumes = Trouble::default();
+                self.memory.sandbox = Trouble::default();
                 self.cancel(|job| matches!(job, Job::Start(_) | Job::Stop(_)));
             }
             Some(termination) => {

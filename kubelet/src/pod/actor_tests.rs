@@ -360,6 +360,13 @@ volumes: [{name: v, configMap: {name: none}}]",
         "{:?}",
         stage.events()
     );
+    // Deleting does not wait for the next try to mount.
+    let begin = Instant::now();
     stage.delete();
     stage.end().await;
+    assert!(
+        begin.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begin.elapsed()
+    );
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::ContainerStatus;
 
 use super::actor::Actor;
 use super::jobs;
-use super::memory::{ProbeMemory, Termination};
+use super::memory::{ProbeMemory, Termination, Waiting};
 use super::spec;
 use crate::ports::EventType;
 
@@ -48,6 +48,7 @@ fn last_failure(pod: &k8s_openapi::api::core::v1::Pod) -> Option<super::memory::
 }
 
 fn from_status(actor: &mut Actor, last: &ContainerStatus) {
+    keep_waiting(actor, last);
     let Some(id) = last
         .container_id
         .as_deref()
@@ -75,6 +76,24 @@ fn from_status(actor: &mut Actor, last: &ContainerStatus) {
                 .saturating_add(1);
             actor.memory.container(&last.name).restarts_known = Some(count);
         }
+    }
+}
+
+/// Why a container waits is still true until something happens to it.
+fn keep_waiting(actor: &mut Actor, last: &ContainerStatus) {
+    let state = last.state.as_ref();
+    let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) else {
+        return;
+    };
+    let reason = waiting.reason.clone().unwrap_or_default();
+    if !matches!(
+        reason.as_str(),
+        "" | "ContainerCreating" | "PodInitializing"
+    ) {
+        actor.memory.container(&last.name).waiting = Some(Waiting {
+            reason,
+            message: waiting.message.clone().unwrap_or_default(),
+        });
     }
 }
 
