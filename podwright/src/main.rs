@@ -22,7 +22,14 @@ fn main() -> ExitCode {
     if cni::is_plugin(&name) {
         return cni::plugin_main(&name);
     }
-    command::main(args)
+    let program = args.next();
+    // The OCI runtime forks without exec and is timed by the millisecond: it comes before anything
+    // that parses more or starts a thread.
+    if args.next_if(|verb| verb == "oci").is_some() {
+        let name = OsString::from("podwright oci");
+        return cri::oci::cli::main(std::iter::once(name).chain(args));
+    }
+    command::main(program.into_iter().chain(args))
 }
 
 fn base_name(path: &OsString) -> String {

@@ -24,7 +24,6 @@ const APPLETS: [&str; 22] = [
 pub(crate) struct Pod {
     pub(crate) shim: Shim,
     pub(crate) dir: PathBuf,
-    pub(crate) programs: Programs,
     pub(crate) sandbox_pid: u32,
     root: tempfile::TempDir,
 }
@@ -55,7 +54,6 @@ impl Pod {
         Pod {
             shim,
             dir,
-            programs,
             sandbox_pid: sandbox.pid,
             root,
         }
