@@ -8,6 +8,7 @@ mod data_lock;
 mod logging;
 mod manifest;
 mod node_config;
+mod pod_logs;
 mod pod_network;
 mod supervise;
 

@@ -89,7 +89,7 @@ impl Containerd {
         ];
         stdout_of(&mut host.podwright(&pause))?;
         let socket = self.socket.to_string_lossy().into_owned();
-        for name in ["localhost/busybox:latest", "localhost/pause:latest"] {
+        for name in ["localhost/busybox:1", "localhost/pause:latest"] {
             let archive = host.path().join("image.tar").to_string_lossy().into_owned();
             stdout_of(&mut host.podwright(&["image", "export", name, &archive]))?;
             let import = ["-a", &socket, "-n", "k8s.io", "image", "import", &archive];

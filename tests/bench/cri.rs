@@ -24,7 +24,7 @@ use v1::runtime_service_client::RuntimeServiceClient;
 
 type Client = RuntimeServiceClient<Channel>;
 
-const IMAGE: &str = "localhost/busybox:latest";
+const IMAGE: &str = "localhost/busybox:1";
 /// Pods that exist at once when memory is measured.
 const PODS: usize = 20;
 

@@ -64,15 +64,15 @@ fn what_is_not_there_is_told_in_upstreams_words_and_the_node_stays_ready() -> Re
     let server = host.server()?;
 
     let no_image = script_pod("no-image", "Always", "true")
-        .replace("localhost/busybox:latest", "localhost:1/nothing:here");
+        .replace("localhost/busybox:1", "localhost:1/nothing:here");
     host.apply(&no_image)?;
     let no_volume = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"no-volume"},"spec":{
-        "containers":[{"name":"main","image":"localhost/busybox:latest","command":["sleep","1000"]}],
+        "containers":[{"name":"main","image":"localhost/busybox:1","command":["sleep","1000"]}],
         "volumes":[{"name":"v","configMap":{"name":"absent"}}]}}"#;
     host.apply(no_volume)?;
     let no_listener = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"no-listener"},"spec":{
         "terminationGracePeriodSeconds":1,
-        "containers":[{"name":"main","image":"localhost/busybox:latest","command":["sleep","1000"],
+        "containers":[{"name":"main","image":"localhost/busybox:1","command":["sleep","1000"],
         "readinessProbe":{"tcpSocket":{"port":9},"periodSeconds":1}}]}}"#;
     host.apply(no_listener)?;
 

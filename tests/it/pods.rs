@@ -27,12 +27,12 @@ spec:
   restartPolicy: Never
   initContainers:
   - name: first
-    image: localhost/busybox:latest
+    image: localhost/busybox:1
     command: [sh, -c, "echo from-init > /scratch/made"]
     volumeMounts: [{ name: scratch, mountPath: /scratch }]
   containers:
   - name: main
-    image: localhost/busybox:latest
+    image: localhost/busybox:1
     command: [sh, -c]
     args:
     - |
@@ -132,7 +132,7 @@ fn a_failing_liveness_probe_restarts_the_container() -> Result<()> {
     let server = host.server()?;
     let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"sick"},"spec":{
         "terminationGracePeriodSeconds":1,
-        "containers":[{"name":"main","image":"localhost/busybox:latest",
+        "containers":[{"name":"main","image":"localhost/busybox:1",
         "command":["sh","-c","touch /tmp/well; sleep 3; rm /tmp/well; sleep 1000"],
         "livenessProbe":{"exec":{"command":["cat","/tmp/well"]},"periodSeconds":1,"failureThreshold":2}}]}}"#;
     host.apply(pod)?;
@@ -155,11 +155,11 @@ fn limits_and_security_are_what_the_kernel_enforces() -> Result<()> {
     let server = host.server()?;
     let pod = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"bound"},"spec":{
         "restartPolicy":"Never","securityContext":{"runAsUser":1000,"runAsGroup":2000,"seccompProfile":{"type":"RuntimeDefault"}},
-        "containers":[{"name":"main","image":"localhost/busybox:latest",
+        "containers":[{"name":"main","image":"localhost/busybox:1",
         "command":["sh","-c","id -u; id -g; grep -E '^(CapEff|NoNewPrivs|Seccomp):' /proc/self/status; touch /x 2>&1; ls /proc/kcore -la; echo; sleep 1000"],
         "resources":{"limits":{"memory":"32Mi","cpu":"250m"}},
         "securityContext":{"readOnlyRootFilesystem":true,"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]}}},
-        {"name":"greedy","image":"localhost/busybox:latest",
+        {"name":"greedy","image":"localhost/busybox:1",
         "command":["sh","-c","tail /dev/zero"],"resources":{"limits":{"memory":"16Mi"}}}]}}"#;
     host.apply(pod)?;
     let reason = host.wait_pod("its greedy container has ended", "bound", |pod| {

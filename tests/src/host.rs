@@ -65,7 +65,7 @@ impl TestHost {
             cgroup_parent: format!("/podwright-test-{id:08x}"),
         };
         host.sh(&format!(
-            "ip link set lo up && ip link add uplink0 type dummy && ip addr add {HOST_IP}/24 dev uplink0 \
+            "ip link set lo up && ip link add uplink0 type veth peer name uplink1 && ip link set uplink1 up && ip addr add {HOST_IP}/24 dev uplink0 \
              && ip link set uplink0 up && ip route add default via 192.0.2.1"
         ))?;
         Ok(host)
@@ -127,7 +127,7 @@ impl TestHost {
         self.path.join("data/server/kubeconfig.yaml")
     }
 
-    /// Builds the image `localhost/busybox:latest` into this host's store.
+    /// Builds the image `localhost/busybox:1` into this host's store.
     pub fn busybox_image(&self) -> Result<()> {
         let rootfs = self.path.join("busybox-rootfs");
         image::busybox_rootfs(&rootfs)?;
@@ -136,7 +136,7 @@ impl TestHost {
             "image",
             "build",
             "--name",
-            "localhost/busybox:latest",
+            "localhost/busybox:1",
             "--cmd",
             "sh",
             &rootfs,

@@ -109,7 +109,7 @@ pub fn script_pod(name: &str, restart_policy: &str, script: &str) -> String {
             "terminationGracePeriodSeconds": 1,
             "containers": [{
                 "name": "main",
-                "image": "localhost/busybox:latest",
+                "image": "localhost/busybox:1",
                 "command": ["sh", "-c", script],
             }],
         },

@@ -10,6 +10,7 @@ mod image;
 mod kubelet;
 mod proxy;
 mod purge;
+mod run;
 mod server;
 mod version;
 
@@ -41,6 +42,15 @@ enum Verb {
     Kubelet(kubelet::KubeletArgs),
     /// Run the service proxy alone, beside any API server
     Proxy(proxy::ProxyArgs),
+    /// Run pods from manifests with no control plane; logs on stdout, the pod's exit code
+    Run(run::RunArgs),
+    /// Run OCI containers with runc's verbs
+    #[command(disable_help_flag = true)]
+    Oci {
+        /// Verb and flags, as runc takes them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
     /// Pull, build, list and move images
     Image(image::ImageArgs),
     /// Say whether this host is fit to be a node, one line each
@@ -61,6 +71,10 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Cri(args) => cri::main(args),
         Verb::Kubelet(args) => kubelet::main(args),
         Verb::Proxy(args) => proxy::main(args),
+        Verb::Run(args) => run::main(args),
+        Verb::Oci { args } => {
+            return ::cri::oci::cli::main(std::iter::once("podwright oci".into()).chain(args));
+        }
         Verb::Image(args) => image::main(args),
         Verb::Check(args) => check::main(args),
         Verb::Purge(args) => purge::main(args),

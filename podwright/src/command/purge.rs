@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 
 use crate::data_lock::DataLock;
@@ -20,31 +20,41 @@ pub(crate) struct PurgeArgs {
     keep_data: bool,
 }
 
-/// Goes through every step whatever fails on the way, and reports all failures at the end.
 pub(crate) fn main(args: PurgeArgs) -> anyhow::Result<ExitCode> {
     let node = args.node.resolve()?;
     let lock = DataLock::take(&node.data_dir)?;
+    end_node(&node)?;
+    drop(lock);
+    if !args.keep_data {
+        remove(&node.data_dir)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends a node's pods and removes all that it made, its data directory included.
+pub(crate) fn remove_node(node: &NodeConfig) -> anyhow::Result<()> {
+    end_node(node)?;
+    remove(&node.data_dir)
+}
+
+/// Everything but the data directory. Goes through every step whatever fails on the way.
+///
+/// # Errors
+/// All failures together.
+fn end_node(node: &NodeConfig) -> anyhow::Result<()> {
     let mut failures: Vec<String> = Vec::new();
     let mut step = |what: &str, outcome: anyhow::Result<()>| {
         if let Err(error) = outcome {
             failures.push(format!("{what}: {error:#}"));
         }
     };
-    step("pods", end_pods(&node));
-    step("Services", remove_services(&node));
-    step("pod network", remove_pod_network(&node));
-    step("run directory", remove(&node.run_dir));
-    drop(lock);
-    if !args.keep_data {
-        step("data directory", remove(&node.data_dir));
-    }
-    if failures.is_empty() {
-        return Ok(ExitCode::SUCCESS);
-    }
-    for failure in &failures {
-        eprintln!("podwright: purging {failure}");
-    }
-    Ok(ExitCode::FAILURE)
+    step("ending pods", end_pods(node));
+    step("removing Services", remove_services(node));
+    step("removing the pod network", remove_pod_network(node));
+    step("removing volumes and logs", remove_volumes(node));
+    step("removing the run directory", remove(&node.run_dir));
+    ensure!(failures.is_empty(), "{}", failures.join("\n"));
+    Ok(())
 }
 
 fn end_pods(node: &NodeConfig) -> anyhow::Result<()> {
@@ -53,11 +63,13 @@ fn end_pods(node: &NodeConfig) -> anyhow::Result<()> {
         .build()
         .context("starting the executor")?;
     let report = runtime.block_on(cri::purge(node.cri()))?;
-    println!(
-        "ended {} pods with {} containers",
-        report.sandboxes, report.containers
-    );
-    anyhow::ensure!(report.problems.is_empty(), "{}", report.problems.join("; "));
+    if report.sandboxes > 0 {
+        eprintln!(
+            "ended {} pods with {} containers",
+            report.sandboxes, report.containers
+        );
+    }
+    ensure!(report.problems.is_empty(), "{}", report.problems.join("; "));
     Ok(())
 }
 
