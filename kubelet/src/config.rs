@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Taint;
 
+use crate::node::Thresholds;
+
 /// Everything one kubelet needs to know.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -61,6 +63,8 @@ pub struct Config {
     pub register_node: bool,
     /// Periods and deadlines.
     pub periods: Periods,
+    /// Below what the node is under pressure.
+    pub eviction_hard: Thresholds,
 }
 
 /// Periods and deadlines; [`Periods::default`] is what upstream ships.

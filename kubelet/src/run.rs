@@ -220,6 +220,7 @@ fn node_options(config: &Config, port: u16) -> NodeOptions {
         status_update_frequency: config.periods.node_status_update_frequency,
         status_report_frequency: STATUS_REPORT,
         lease_duration: config.periods.node_lease_duration,
+        eviction_hard: config.eviction_hard,
     }
 }
 

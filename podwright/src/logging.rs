@@ -10,8 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::node_config::LogFormat;
 
 /// Libraries that say more at `info` than an operator wants to read.
-const QUIETER: &str =
-    "kube_client=warn,kube_client::client::builder=off,kube_runtime=warn,hyper=warn,h2=warn,tower=warn,rustls=warn";
+const QUIETER: &str = "kube_client=warn,kube_client::client::builder=off,kube_runtime=warn,hyper=warn,h2=warn,tower=warn,rustls=warn";
 
 /// Installs the process's subscriber.
 ///

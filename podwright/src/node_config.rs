@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use kubelet::node::Thresholds;
 use serde::Deserialize;
 
 /// Flags that every long-running command takes.
@@ -107,6 +108,11 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "COUNT", env = "PODWRIGHT_MAX_PODS")]
     pub(crate) max_pods: Option<u32>,
 
+    /// Below what the node is under pressure and takes no more pods
+    /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%]
+    #[arg(long, value_name = "LIMITS", env = "PODWRIGHT_EVICTION_HARD")]
+    pub(crate) eviction_hard: Option<String>,
+
     /// Socket of the container runtime [default: <run-dir>/cri.sock]
     #[arg(long, value_name = "PATH", env = "PODWRIGHT_CRI_SOCKET")]
     pub(crate) cri_socket: Option<PathBuf>,
@@ -147,6 +153,7 @@ pub(crate) struct NodeConfig {
     pub(crate) kubelet_port: u16,
     pub(crate) healthz_port: u16,
     pub(crate) max_pods: u32,
+    pub(crate) eviction_hard: Thresholds,
     pub(crate) cri_socket: PathBuf,
 }
 
@@ -188,6 +195,7 @@ impl NodeFlags {
             kubelet_port,
             healthz_port,
             max_pods,
+            eviction_hard,
             cri_socket,
         )
     }
@@ -246,6 +254,10 @@ impl NodeFlags {
             kubelet_port: self.kubelet_port.unwrap_or(10250),
             healthz_port: self.healthz_port.unwrap_or(10248),
             max_pods: self.max_pods.unwrap_or(110),
+            eviction_hard: match self.eviction_hard {
+                Some(limits) => limits.parse().context("eviction-hard")?,
+                None => Thresholds::default(),
+            },
             cri_socket: absolute("cri-socket", self.cri_socket, run_dir.join("cri.sock"))?,
             node_name,
             data_dir,
@@ -307,6 +319,7 @@ impl NodeConfig {
             allowed_unsafe_sysctls: BTreeSet::new(),
             register_node: true,
             periods: kubelet::config::Periods::default(),
+            eviction_hard: self.eviction_hard,
         })
     }
 

@@ -89,7 +89,10 @@ fn new_lines(file: &Path, offset: u64) -> Option<Vec<u8>> {
 fn texts(lines: &[u8], prefix: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(lines.len());
     let mut at_start = true;
-    for line in lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+    for line in lines
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
         let mut fields = line.splitn(4, |byte| *byte == b' ');
         let (_time, _stream) = (fields.next(), fields.next());
         let tag = fields.next().unwrap_or_default();

@@ -172,6 +172,8 @@ impl TestHost {
             ("--cni-conf-dir", below("cni")),
             ("--pod-logs-dir", below("logs")),
             ("--registries-dir", below("registries")),
+            // The machine may be short of disk; that is not what is tested.
+            ("--eviction-hard", "memory.available<1Mi".into()),
         ];
         pairs
             .into_iter()

@@ -34,7 +34,8 @@ use crate::ports::{EventType, Events};
 use backoff::Backoff;
 use machine::Machine;
 pub(crate) use machine::{Filesystem, Room};
-use pressure::{Memory, Thresholds};
+use pressure::Memory;
+pub use pressure::{ThresholdError, Thresholds};
 use status::{Inputs, RuntimeView};
 
 /// While the node is not ready the runtime is asked this often, so that Ready follows within
@@ -68,6 +69,8 @@ pub struct NodeOptions {
     pub status_report_frequency: Duration,
     /// Lease duration (40 s); renewed every quarter of it.
     pub lease_duration: Duration,
+    /// Below what the node is under pressure.
+    pub eviction_hard: Thresholds,
 }
 
 /// What environment and volumes need to know about the node.
@@ -306,7 +309,9 @@ impl Reporter {
         let image_dir = self.image_dir().await;
         let measured = Room::measure(Path::new("/"), &self.options.data_dir, image_dir.as_deref());
         let pressure = match measured {
-            Ok(room) => self.pressure.observe(&room, &Thresholds::default(), now),
+            Ok(room) => self
+                .pressure
+                .observe(&room, &self.options.eviction_hard, now),
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,

@@ -7,17 +7,23 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::machine::Room;
+use crate::quantity::Quantity;
 
-/// Limits below which the node is under pressure: the defaults of `evictionHard`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Thresholds {
-    pub(super) memory_available_bytes: u64,
-    pub(super) nodefs_available_percent: u64,
-    pub(super) nodefs_inodes_free_percent: u64,
-    pub(super) imagefs_available_percent: u64,
-    /// Upstream's defaults have no limit on processes.
-    pub(super) pid_available_percent: Option<u64>,
-    pub(super) transition_period: SignedDuration,
+/// Limits below which the node is under pressure (`evictionHard`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thresholds {
+    /// Memory that is left, in bytes.
+    pub memory_available_bytes: u64,
+    /// Room on the file system of the kubelet's directory, in percent.
+    pub nodefs_available_percent: u64,
+    /// Free inodes there, in percent.
+    pub nodefs_inodes_free_percent: u64,
+    /// Room on the file system of the images, in percent.
+    pub imagefs_available_percent: u64,
+    /// Free process numbers, in percent; upstream's defaults have no limit on them.
+    pub pid_available_percent: Option<u64>,
+    /// How long a pressure lasts after its cause is gone (`evictionPressureTransitionPeriod`).
+    pub transition_period: SignedDuration,
 }
 
 impl Default for Thresholds {
@@ -30,6 +36,53 @@ impl Default for Thresholds {
             pid_available_percent: None,
             transition_period: SignedDuration::from_mins(5),
         }
+    }
+}
+
+/// A threshold that cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("threshold {0:?}: {1}")]
+pub struct ThresholdError(String, &'static str);
+
+impl std::str::FromStr for Thresholds {
+    type Err = ThresholdError;
+
+    /// Reads `--eviction-hard`: `memory.available<100Mi,nodefs.available<10%,…`. As upstream, what
+    /// is not named has no limit.
+    fn from_str(text: &str) -> Result<Self, ThresholdError> {
+        let mut thresholds = Self {
+            memory_available_bytes: 0,
+            nodefs_available_percent: 0,
+            nodefs_inodes_free_percent: 0,
+            imagefs_available_percent: 0,
+            ..Self::default()
+        };
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let wrong = |why| ThresholdError(part.to_owned(), why);
+            let (signal, limit) = part
+                .split_once('<')
+                .ok_or_else(|| wrong("it is written signal<limit"))?;
+            let percent = || {
+                let number = limit.strip_suffix('%').and_then(|n| n.parse().ok());
+                number
+                    .filter(|percent| *percent <= 100)
+                    .ok_or_else(|| wrong("its limit is a percentage such as 10%"))
+            };
+            match signal {
+                "memory.available" => {
+                    thresholds.memory_available_bytes = Quantity::parse(limit)
+                        .ok()
+                        .and_then(|quantity| u64::try_from(quantity.value()).ok())
+                        .ok_or_else(|| wrong("its limit is a quantity such as 100Mi"))?;
+                }
+                "nodefs.available" => thresholds.nodefs_available_percent = percent()?,
+                "nodefs.inodesFree" => thresholds.nodefs_inodes_free_percent = percent()?,
+                "imagefs.available" => thresholds.imagefs_available_percent = percent()?,
+                "pid.available" => thresholds.pid_available_percent = Some(percent()?),
+                _ => return Err(wrong("this signal is not supported")),
+            }
+        }
+        Ok(thresholds)
     }
 }
 

@@ -375,6 +375,7 @@ mod tests {
             status_update_frequency: Duration::from_secs(10),
             status_report_frequency: Duration::from_secs(300),
             lease_duration: Duration::from_secs(40),
+            eviction_hard: super::super::Thresholds::default(),
         }
     }
 

@@ -154,6 +154,7 @@ impl Lab {
             status_update_frequency: Duration::from_millis(100),
             status_report_frequency: Duration::from_secs(300),
             lease_duration: Duration::from_millis(400),
+            eviction_hard: super::Thresholds::default(),
         };
         let (objects, events, stop) = (
             Shared::default(),

@@ -503,6 +503,29 @@ fn fs_group(pod: &Pod) -> Result<Option<u32>, SetUpError> {
         .transpose()
 }
 
+/// Unmounts and removes the directories of all pods below a kubelet's directory, and their logs.
+/// For a node that is given up: no kubelet may be running on it. Idempotent.
+///
+/// # Errors
+/// The first directory that could not be read or removed; call again later.
+pub fn purge(kubelet_dir: &Path, pod_logs_dir: &Path) -> Result<(), VolumeError> {
+    let tear_down = |uid: &str| {
+        let uid = uid.to_owned();
+        move |cause| VolumeError::TearDown { uid, cause }
+    };
+    for uid in list_pods(&layout::pods(kubelet_dir)).map_err(tear_down(""))? {
+        let dir = PodDir::new(kubelet_dir, &uid).ok_or_else(|| VolumeError::Uid(uid.clone()))?;
+        removal::remove_pod_dir(dir.path()).map_err(tear_down(&uid))?;
+        for logs in list_pods(pod_logs_dir).map_err(tear_down(&uid))? {
+            // <namespace>_<name>_<uid>, and no name has an underscore in it.
+            if logs.rsplit('_').next() == Some(&uid) {
+                removal::remove_pod_dir(&pod_logs_dir.join(logs)).map_err(tear_down(&uid))?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn list_pods(pods: &Path) -> Result<Vec<String>, SetUpError> {
     let entries = match fs::read_dir(pods) {
         Ok(entries) => entries,

@@ -98,3 +98,8 @@ fn remove(path: &Path) -> anyhow::Result<()> {
         _ => Ok(()),
     }
 }
+
+fn remove_volumes(node: &NodeConfig) -> anyhow::Result<()> {
+    let kubelet_dir = node.data_dir.join("kubelet");
+    Ok(kubelet::volumes::purge(&kubelet_dir, &node.pod_logs_dir)?)
+}

@@ -44,12 +44,7 @@ pub(crate) struct RunArgs {
     node: NodeFlags,
 
     /// Manifest with one or more pods; - for standard input; can be given several times
-    #[arg(
-        short = 'f',
-        long = "filename",
-        value_name = "FILE",
-        required = true
-    )]
+    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     filename: Vec<PathBuf>,
 }
 
@@ -110,8 +105,7 @@ impl Place {
         };
         super::purge::remove_node(&own).context("removing what an earlier run left")?;
         let images = node.data_dir.join("cri/images");
-        fs::create_dir_all(&images)
-            .with_context(|| format!("creating {}", images.display()))?;
+        fs::create_dir_all(&images).with_context(|| format!("creating {}", images.display()))?;
         let cri = own.data_dir.join("cri");
         fs::create_dir_all(&cri).with_context(|| format!("creating {}", cri.display()))?;
         symlink(&images, cri.join("images")).context("sharing the node's images")?;
@@ -205,7 +199,10 @@ async fn wait_until_gone(kubelet: &Handle, printer: &mut Printer) -> anyhow::Res
 }
 
 fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
@@ -247,9 +244,12 @@ mod tests {
 
     #[test]
     fn the_exit_code_is_that_of_the_first_container_that_failed() {
-        let ended = |code: i32| serde_json::json!({ "name": "c", "image": "", "imageID": "", "ready": false,
-            "restartCount": 0, "state": { "terminated": { "exitCode": code } } });
-        let good = pod(serde_json::json!({ "phase": "Succeeded", "containerStatuses": [ended(0)] }));
+        let ended = |code: i32| {
+            serde_json::json!({ "name": "c", "image": "", "imageID": "", "ready": false,
+            "restartCount": 0, "state": { "terminated": { "exitCode": code } } })
+        };
+        let good =
+            pod(serde_json::json!({ "phase": "Succeeded", "containerStatuses": [ended(0)] }));
         let bad = pod(
             serde_json::json!({ "phase": "Failed", "containerStatuses": [ended(0), ended(7), ended(9)] }),
         );

@@ -123,6 +123,8 @@ async fn start_agent(
     node: &NodeConfig,
     url: &str,
 ) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&node.pod_manifest_path)
+        .with_context(|| format!("creating {}", node.pod_manifest_path.display()))?;
     let addresses = [node.node_ip()?];
     let files =
         controlplane_lite::agent_credentials(&node.data_dir, &node.node_name, &addresses, url)
