@@ -44,6 +44,7 @@ fn config(containerd: &Containerd) -> Config {
         allowed_unsafe_sysctls: BTreeSet::new(),
         register_node: false,
         periods: kubelet::config::Periods::default(),
+        eviction_hard: kubelet::node::Thresholds::default(),
     }
 }
 
