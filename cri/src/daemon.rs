@@ -11,9 +11,9 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 
 use crate::fault::Fault;
 use crate::image::ImageStore;
@@ -193,26 +193,23 @@ fn remove_socket(path: &Path) -> Result<(), Error> {
     }
 }
 
-async fn serve(
-    runtime: Arc<Runtime>,
-    listener: UnixListener,
-) -> Result<(), tonic::transport::Error> {
+/// Serves both services. Not by tonic's own server: that answers `Cancelled` when a client's deadline
+/// passes, where gRPC says `DeadlineExceeded`. Here the client keeps its own time, and the request is
+/// dropped when it goes away.
+async fn serve(runtime: Arc<Runtime>, listener: UnixListener) -> std::io::Result<()> {
     let stopping = runtime.stopping.clone();
     let server = Server { runtime };
-    tonic::transport::Server::builder()
-        .add_service(
-            RuntimeServiceServer::new(server.clone())
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .add_service(
-            ImageServiceServer::new(server)
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .serve_with_incoming_shutdown(
-            UnixListenerStream::new(listener),
-            stopping.cancelled_owned(),
-        )
+    let routes = Routes::new(
+        RuntimeServiceServer::new(server.clone())
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX),
+    )
+    .add_service(
+        ImageServiceServer::new(server)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX),
+    );
+    axum::serve(listener, routes.into_axum_router())
+        .with_graceful_shutdown(stopping.cancelled_owned())
         .await
 }

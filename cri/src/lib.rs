@@ -83,7 +83,7 @@ pub enum Error {
     Repair(Fault),
     /// The gRPC server failed.
     #[error("serving CRI")]
-    Serve(#[source] tonic::transport::Error),
+    Serve(#[source] std::io::Error),
     /// The gRPC server's task panicked.
     #[error("the CRI server's task died")]
     Died,

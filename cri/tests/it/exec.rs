@@ -45,6 +45,28 @@ fn exec_gives_output_code_and_a_deadline() {
 }
 
 #[test]
+fn an_exec_ends_with_its_client() {
+    test(|node| async move {
+        let pod = node.run_pod(node.pod("hangup")).await;
+        let id = node.launch(&pod, shell("main", "sleep 1000")).await;
+        let request = v1::ExecSyncRequest {
+            container_id: id.clone(),
+            cmd: words(&["sleep", "3333"]),
+            timeout: 0,
+        };
+        let mut cri = node.cri().await;
+        let waited = std::time::Duration::from_millis(500);
+        let hung_up = tokio::time::timeout(waited, cri.exec_sync(request)).await;
+        assert!(hung_up.is_err());
+        let start = std::time::Instant::now();
+        while node.exec(&id, "ps | grep -c '[s]leep 3333'").await.0 != "0\n" {
+            assert!(start.elapsed() < crate::node::PATIENCE, "it still runs");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    });
+}
+
+#[test]
 fn a_rotated_log_is_opened_anew() {
     test(|node| async move {
         let pod = node.run_pod(node.pod("logs")).await;
