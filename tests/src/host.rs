@@ -81,14 +81,16 @@ impl TestHost {
         let pidfd =
             sys::pidfd_open(self.holder.id()).expect("the holder lives as long as the host");
         let mut command = Command::new(program);
-        command.stdin(Stdio::null()).current_dir(&self.path);
+        command.stdin(Stdio::null());
         sys::in_namespaces_of(&mut command, pidfd);
         command
     }
 
-    /// Runs a shell script in the host; an error has its output.
+    /// Runs a shell script in the host's directory; an error has its output.
     pub fn sh(&self, script: &str) -> Result<String> {
-        stdout_of(self.command("sh").args(["-ec", script]))
+        // Entering a mount namespace starts a process at its root.
+        let script = format!("cd '{}'\n{script}", self.path.display());
+        stdout_of(self.command("sh").args(["-ec", &script]))
     }
 
     /// `podwright VERB …`, with this host's directories for the verbs that take them.

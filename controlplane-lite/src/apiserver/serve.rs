@@ -32,6 +32,10 @@ use super::{
 };
 use crate::{pki::ServerFiles, store::Store};
 
+/// How long a connection may stay silent between requests. Clients keep idle connections for up to
+/// 90 seconds (hyper, Go); a server that is quicker to close fails the request that they then send.
+const IDLE: Duration = Duration::from_secs(120);
+
 /// Time for a client to finish the TLS handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// Time that connections get to finish what they are doing when the server stops.
@@ -200,7 +204,7 @@ async fn connection(api: Arc<Api>, tls: TlsAcceptor, socket: TcpStream) {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server
         .http1()
-        .header_read_timeout(Duration::from_secs(30))
+        .header_read_timeout(IDLE)
         .timer(hyper_util::rt::TokioTimer::new());
     server
         .http2()

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
 use bytes::Bytes;
 use futures::stream::SplitSink;
 use futures::{SinkExt as _, StreamExt as _};
@@ -85,7 +85,13 @@ async fn send_all(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Rece
             return;
         }
     }
-    // Closing tells the client that everything was said; it may be gone already.
+    // Closing tells the client that everything was said; it may be gone already. kubectl takes a
+    // close without a status code for a broken connection.
+    let said = CloseFrame {
+        code: close_code::NORMAL,
+        reason: Utf8Bytes::default(),
+    };
+    let _ = sink.send(Message::Close(Some(said))).await;
     let _ = sink.close().await;
 }
 

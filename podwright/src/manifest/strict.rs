@@ -116,9 +116,25 @@ impl de::Error for Error {
     fn custom<T: fmt::Display>(message: T) -> Self {
         Self {
             path: None,
-            message: message.to_string(),
+            message: in_words(message.to_string()),
         }
     }
+}
+
+/// Says what was expected as a person would, where serde names a type of Rust.
+fn in_words(message: String) -> String {
+    const TYPES: [(&str, &str); 5] = [
+        ("expected i32", "expected an integer"),
+        ("expected i64", "expected an integer"),
+        ("expected u16", "expected an integer"),
+        ("expected f64", "expected a number"),
+        ("expected a sequence", "expected a list"),
+    ];
+    let known = TYPES.iter().find_map(|(rust, words)| {
+        let start = message.strip_suffix(rust)?;
+        Some(format!("{start}{words}"))
+    });
+    known.unwrap_or(message)
 }
 
 struct Strict<'a> {
