@@ -28,7 +28,7 @@ use crate::v1::runtime_service_server::RuntimeServiceServer;
 use crate::{Config, Error, blocking, cgroup, recover};
 
 /// How long requests may go on after the daemon was asked to stop.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(20);
+const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// What containerd and kubelet allow for one CRI message.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Where the kernel's cgroup filesystems are mounted.

@@ -65,7 +65,7 @@ impl TestHost {
             cgroup_parent: format!("/podwright-test-{id:08x}"),
         };
         host.sh(&format!(
-            "ip link set lo up && ip link add uplink0 type veth peer name uplink1 && ip link set uplink1 up && ip addr add {HOST_IP}/24 dev uplink0 \
+            "ip link set lo up && ip link add name uplink0 type bridge && ip addr add {HOST_IP}/24 dev uplink0 \
              && ip link set uplink0 up && ip route add default via 192.0.2.1"
         ))?;
         Ok(host)
