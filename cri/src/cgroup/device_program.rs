@@ -56,6 +56,11 @@ fn program(rules: &[DeviceRule]) -> Vec<Instruction> {
     ];
     for rule in rules.iter().rev() {
         code.extend(block(rule));
+        if rule.kind == 'a' {
+            // It matches everything: what followed could not be reached, which the kernel's
+            // verifier refuses (EINVAL).
+            return code;
+        }
     }
     code.push(instruction(MOVE, 0, 0, 0, 0));
     code.push(instruction(EXIT, 0, 0, 0, 0));
@@ -200,6 +205,22 @@ fn load_and_attach(dir: &Path, code: &[Instruction]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_follows_a_rule_that_matches_everything() {
+        let deny_all = DeviceRule {
+            allow: false,
+            kind: 'a',
+            major: None,
+            minor: None,
+            read: true,
+            write: true,
+            mknod: true,
+        };
+        let code = program(&[deny_all]);
+        let exits = code.iter().filter(|step| step.code == EXIT).count();
+        assert_eq!((exits, code.last().map(|step| step.code)), (1, Some(EXIT)));
+    }
 
     /// Runs the program as the kernel would.
     fn allows(rules: &[DeviceRule], kind: i32, access: i32, major: u32, minor: u32) -> bool {
