@@ -12,6 +12,7 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::containerd::Containerd;
+use crate::oci::remove_parent_cgroups;
 use crate::report::Report;
 use crate::{installed, memory};
 
@@ -57,6 +58,7 @@ pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
         let outcome = runtime.block_on(calls(&containerd.socket, &peer, runs, report));
         drop(containerd);
         outcome?;
+        remove_parent_cgroups(&host)?;
         host.down()?;
     }
     Ok(())

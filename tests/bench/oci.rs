@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::host::{binary, stdout_of};
+use tests::host::binary;
 use tests::{TestHost, image};
 
 use crate::installed;
@@ -59,10 +59,17 @@ fn verbs(runtime: &[String], runs: usize, prepare: &str) -> Result<Vec<std::time
         call(&["delete", "--force", &id])
     })
     .with_context(|| format!("measuring {runtime:?}"))?;
-    // Removes the cgroups above the containers'; the runtimes remove only the containers' own.
-    stdout_of(&mut host.podwright(&["purge"]))?;
+    remove_parent_cgroups(&host)?;
     host.down()?;
     Ok(samples)
+}
+
+/// The runtimes remove only the containers' own cgroups, not those above, which they made too, some
+/// of them in hierarchies that podwright leaves alone.
+pub(crate) fn remove_parent_cgroups(host: &TestHost) -> Result<()> {
+    let name = host.cgroup_parent.trim_start_matches('/');
+    let script = format!("find /sys/fs/cgroup -depth -type d -path '*/{name}*' -exec rmdir {{}} +");
+    host.sh(&script).map(drop)
 }
 
 fn make_bundle(bundle: &Path, cgroup_parent: &str) -> Result<()> {

@@ -254,7 +254,7 @@ mod tests {
             serde_json::json!({ "phase": "Failed", "containerStatuses": [ended(0), ended(7), ended(9)] }),
         );
         let refused = pod(serde_json::json!({ "phase": "Failed", "reason": "OutOfcpu" }));
-        assert_eq!(exit_code(&[good.clone()]), 0);
+        assert_eq!(exit_code(std::slice::from_ref(&good)), 0);
         assert_eq!(exit_code(&[good.clone(), bad]), 7);
         assert_eq!(exit_code(&[good, refused]), 1);
     }
