@@ -82,7 +82,7 @@ impl Containerd {
             "--name",
             "localhost/pause:latest",
             "--entrypoint",
-            "sleep",
+            "/bin/sleep",
             "--cmd",
             "1000000",
             &rootfs,
@@ -91,7 +91,7 @@ impl Containerd {
         let socket = self.socket.to_string_lossy().into_owned();
         for name in ["localhost/busybox:1", "localhost/pause:latest"] {
             let archive = host.path().join("image.tar").to_string_lossy().into_owned();
-            stdout_of(&mut host.podwright(&["image", "export", name, &archive]))?;
+            stdout_of(&mut host.podwright(&["image", "export", "--output", &archive, name]))?;
             let import = ["-a", &socket, "-n", "k8s.io", "image", "import", &archive];
             stdout_of(host.command("ctr").args(import))?;
         }

@@ -221,7 +221,7 @@ async fn start_container(
                 image: IMAGE.into(),
                 ..Default::default()
             }),
-            command: vec!["sleep".into(), "100000".into()],
+            command: vec!["/bin/sleep".into(), "100000".into()],
             ..Default::default()
         }),
         sandbox_config: Some(config.clone()),
@@ -276,7 +276,7 @@ async fn one_lifecycle(
     lap(&mut took.start_container);
     let exec = v1::ExecSyncRequest {
         container_id: container_id.clone(),
-        cmd: vec!["true".into()],
+        cmd: vec!["/bin/true".into()],
         timeout: 10,
     };
     client.exec_sync(exec).await?;

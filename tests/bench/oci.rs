@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::host::binary;
+use tests::host::{binary, stdout_of};
 use tests::{TestHost, image};
 
 use crate::installed;
@@ -67,8 +67,11 @@ fn verbs(runtime: &[String], runs: usize, prepare: &str) -> Result<Vec<std::time
 /// The runtimes remove only the containers' own cgroups, not those above, which they made too, some
 /// of them in hierarchies that podwright leaves alone.
 pub(crate) fn remove_parent_cgroups(host: &TestHost) -> Result<()> {
+    stdout_of(&mut host.podwright(&["purge"]))?;
     let name = host.cgroup_parent.trim_start_matches('/');
-    let script = format!("find /sys/fs/cgroup -depth -type d -path '*/{name}*' -exec rmdir {{}} +");
+    let script = format!(
+        "find /sys/fs/cgroup -depth -type d -path '*/{name}*' -exec rmdir {{}} + 2>/dev/null || true"
+    );
     host.sh(&script).map(drop)
 }
 
