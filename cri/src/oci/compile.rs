@@ -3,12 +3,11 @@
 //!
 //! Everything that the OCI specification lets a spec say is either done or refused by name.
 
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType, Spec};
-use shim::plan::{
-    CgroupJoin, Device, DeviceKind, LaunchPlan, Namespace, Namespaces, Propagation, RootFs,
-};
+use oci_spec::runtime::{Linux, Spec};
+use shim::plan::{CgroupJoin, LaunchPlan, Namespace, Propagation, RootFs};
 
-use super::{mounts, process};
+use super::devices::{devices, symlinks};
+use super::{mounts, namespaces, process, sysctl};
 
 /// What the spec itself does not say.
 #[derive(Debug, Clone, Default)]
@@ -79,7 +78,7 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
         .process()
         .as_ref()
         .ok_or_else(|| invalid("process", "it is missing"))?;
-    let namespaces = namespaces(linux)?;
+    let namespaces = namespaces::namespaces(linux)?;
     let mounts = mounts::compile(spec, context)?;
     let own_dev = !mounts::is_bound(&mounts, "/dev");
     let plan = LaunchPlan {
@@ -98,7 +97,7 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
         readonly_paths: linux.readonly_paths().clone().unwrap_or_default(),
         hostname: spec.hostname().clone(),
         domainname: spec.domainname().clone(),
-        sysctls: sysctls(linux, &namespaces)?,
+        sysctls: sysctl::sysctls(linux, &namespaces)?,
         namespaces,
         process: process::compile_process(process, context.seccomp.clone())?,
     };
@@ -154,39 +153,6 @@ fn refuse_linux(linux: &Linux, context: &CompileContext) -> Result<(), CompileEr
     Ok(())
 }
 
-fn namespaces(linux: &Linux) -> Result<Namespaces, CompileError> {
-    let mut spaces = Namespaces::default();
-    let mut own_mounts = false;
-    for namespace in linux.namespaces().iter().flatten() {
-        let from = match namespace.path() {
-            Some(path) => Namespace::Join(path.to_string_lossy().into_owned()),
-            None => Namespace::New,
-        };
-        match namespace.typ() {
-            LinuxNamespaceType::Pid => spaces.pid = from,
-            LinuxNamespaceType::Network => spaces.net = from,
-            LinuxNamespaceType::Ipc => spaces.ipc = from,
-            LinuxNamespaceType::Uts => spaces.uts = from,
-            LinuxNamespaceType::Cgroup => spaces.cgroup = from,
-            LinuxNamespaceType::Mount if from == Namespace::New => own_mounts = true,
-            LinuxNamespaceType::Mount => {
-                return Err(unsupported(
-                    "linux.namespaces[mount].path",
-                    "a container always gets a mount namespace of its own",
-                ));
-            }
-            other => return Err(unsupported(format!("linux.namespaces[{other}]"), NOT_DONE)),
-        }
-    }
-    match own_mounts {
-        true => Ok(spaces),
-        false => Err(unsupported(
-            "linux.namespaces",
-            "without a mount namespace the container would change the host's mounts",
-        )),
-    }
-}
-
 fn root_propagation(linux: &Linux) -> Result<Option<Propagation>, CompileError> {
     match linux.rootfs_propagation().as_deref() {
         None | Some("") => Ok(None),
@@ -195,135 +161,6 @@ fn root_propagation(linux: &Linux) -> Result<Option<Propagation>, CompileError> 
         Some("shared" | "rshared") => Ok(Some(Propagation::Shared)),
         Some("unbindable" | "runbindable") => Ok(Some(Propagation::Unbindable)),
         Some(other) => Err(invalid("linux.rootfsPropagation", format!("{other:?}"))),
-    }
-}
-
-/// The devices that the OCI specification wants in every container, as (name, major, minor).
-const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
-
-fn devices(linux: &Linux, own_dev: bool) -> Result<Vec<Device>, CompileError> {
-    let given = linux.devices().iter().flatten();
-    let mut devices = given.map(device).collect::<Result<Vec<_>, _>>()?;
-    for (name, major, minor) in DEFAULT_DEVICES {
-        let path = format!("/dev/{name}");
-        if own_dev && !devices.iter().any(|device| device.path == path) {
-            devices.push(Device {
-                path,
-                kind: DeviceKind::Char,
-                major,
-                minor,
-                mode: 0o666,
-                uid: 0,
-                gid: 0,
-            });
-        }
-    }
-    Ok(devices)
-}
-
-fn device(device: &LinuxDevice) -> Result<Device, CompileError> {
-    let path = device.path().to_string_lossy().into_owned();
-    let field = format!("linux.devices[{path}]");
-    if !path.starts_with('/') {
-        return Err(invalid(field, "its path is not absolute"));
-    }
-    let kind = match device.typ() {
-        LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,
-        LinuxDeviceType::B => DeviceKind::Block,
-        LinuxDeviceType::P => DeviceKind::Fifo,
-        LinuxDeviceType::A => return Err(invalid(field, "its type is no device type")),
-    };
-    let number = |value: i64| u32::try_from(value).map_err(|_| invalid(&field, "number"));
-    Ok(Device {
-        kind,
-        major: number(device.major())?,
-        minor: number(device.minor())?,
-        mode: device.file_mode().unwrap_or(0o666),
-        uid: device.uid().unwrap_or(0),
-        gid: device.gid().unwrap_or(0),
-        path,
-    })
-}
-
-fn symlinks() -> Vec<(String, String)> {
-    [
-        ("/dev/fd", "/proc/self/fd"),
-        ("/dev/stdin", "/proc/self/fd/0"),
-        ("/dev/stdout", "/proc/self/fd/1"),
-        ("/dev/stderr", "/proc/self/fd/2"),
-        ("/dev/core", "/proc/kcore"),
-        ("/dev/ptmx", "pts/ptmx"),
-    ]
-    .map(|(link, to)| (link.to_owned(), to.to_owned()))
-    .into()
-}
-
-fn sysctls(linux: &Linux, namespaces: &Namespaces) -> Result<Vec<(String, String)>, CompileError> {
-    let mut all: Vec<_> = linux.sysctl().iter().flatten().collect();
-    all.sort();
-    all.into_iter()
-        .map(|(name, value)| Ok((sysctl_path(name, namespaces)?, value.clone())))
-        .collect()
-}
-
-/// The path below /proc/sys, if the parameter belongs to a namespace of the container's own.
-/// Dots separate; a slash stands for a dot in a name (sysctl.d(5)).
-pub(super) fn sysctl_path(name: &str, namespaces: &Namespaces) -> Result<String, CompileError> {
-    const IPC: [&str; 8] = [
-        "kernel.msgmax",
-        "kernel.msgmnb",
-        "kernel.msgmni",
-        "kernel.sem",
-        "kernel.shmall",
-        "kernel.shmmax",
-        "kernel.shmmni",
-        "kernel.shm_rmid_forced",
-    ];
-    let field = || format!("linux.sysctl[{name}]");
-    let slashes_first = name.find('/') < name.find('.') && name.contains('/');
-    let dotted = match slashes_first {
-        true => name.replace('/', "."),
-        false => name.to_owned(),
-    };
-    let owner = if dotted.starts_with("net.") {
-        Some(("network", &namespaces.net))
-    } else if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
-        Some(("ipc", &namespaces.ipc))
-    } else if dotted == "kernel.domainname" {
-        Some(("uts", &namespaces.uts))
-    } else {
-        None
-    };
-    match owner {
-        None => Err(unsupported(field(), "it is not a namespaced parameter")),
-        Some((kind, Namespace::Host)) => Err(invalid(
-            field(),
-            format!("it would change the host's {kind} namespace"),
-        )),
-        Some(_) => {
-            let path = match slashes_first {
-                true => name.to_owned(),
-                false => name
-                    .chars()
-                    .map(|c| match c {
-                        '.' => '/',
-                        '/' => '.',
-                        other => other,
-                    })
-                    .collect(),
-            };
-            match path.split('/').any(|part| part.is_empty() || part == "..") {
-                true => Err(invalid(field(), "it is no parameter name")),
-                false => Ok(path),
-            }
-        }
     }
 }
 
@@ -355,7 +192,10 @@ mod tests {
         assert_eq!(plan.namespaces.pid, Namespace::New);
         assert_eq!(plan.process.capabilities.bounding, 0xa804_25fb);
         assert_eq!(plan.process.capabilities.inheritable, 0);
-        assert_eq!(plan.devices.len(), DEFAULT_DEVICES.len());
+        assert_eq!(
+            plan.devices.len(),
+            super::super::devices::DEFAULT_DEVICES.len()
+        );
         assert!(plan.masked_paths.contains(&"/proc/kcore".to_owned()));
     }
 
@@ -392,26 +232,5 @@ mod tests {
             let refused = refusal(&[(pointer, value)]);
             assert!(refused.starts_with(name), "{refused}");
         }
-    }
-
-    #[test]
-    fn sysctls_must_belong_to_the_container() {
-        let own = Namespaces {
-            net: Namespace::New,
-            ipc: Namespace::New,
-            ..Namespaces::default()
-        };
-        let path = |name| sysctl_path(name, &own);
-        assert_eq!(
-            path("net.ipv4.ip_forward"),
-            Ok("net/ipv4/ip_forward".into())
-        );
-        assert_eq!(
-            path("net.ipv4.conf.eth0/100.forwarding"),
-            Ok("net/ipv4/conf/eth0.100/forwarding".into())
-        );
-        assert!(path("kernel.core_pattern").is_err());
-        assert!(path("net.../x").is_err());
-        assert!(sysctl_path("net.core.somaxconn", &Namespaces::default()).is_err());
     }
 }

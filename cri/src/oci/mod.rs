@@ -9,12 +9,15 @@ pub mod capability;
 pub mod cli;
 mod compile;
 mod default_profile;
+mod devices;
 mod mounts;
+mod namespaces;
 mod process;
 mod resources;
 mod sandbox;
 mod seccomp;
 pub mod spec;
+mod sysctl;
 
 pub use compile::{CompileContext, CompileError, compile};
 pub use process::compile_process;

@@ -8,7 +8,8 @@ use shim::plan::{
     ProcessPlan, RootFs, User,
 };
 
-use super::compile::{CompileError, sysctl_path};
+use super::compile::CompileError;
+use super::sysctl::sysctl_path;
 
 /// What a sandbox needs.
 #[derive(Debug, Clone, Default)]

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One process: its program, arguments, identity, and what we may grant of it.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::{Prepare, text, texts};
+use crate::launch::report::LaunchError;
+use crate::plan::{Capabilities, Executable, ProcessPlan};
+use crate::sys::{self, PointerArray, mounts};
+
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+pub(in crate::launch) struct Process {
+    pub executable: Option<OwnedFd>,
+    pub candidates: Vec<CString>,
+    _args: Vec<CString>,
+    _env: Vec<CString>,
+    pub args: PointerArray,
+    pub env: PointerArray,
+    pub needs_home: bool,
+    pub cwd: CString,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub umask: u32,
+    pub capabilities: Capabilities,
+    pub last_capability: u32,
+    pub rlimits: Vec<(u32, u64, u64)>,
+    pub no_new_privileges: bool,
+    pub seccomp: Option<Vec<u8>>,
+    pub oom_score_adj: Option<CString>,
+    pub console_size: Option<(u16, u16)>,
+}
+
+pub(super) fn process(plan: &ProcessPlan) -> Prepare<(Process, Vec<String>)> {
+    let mut notes = Vec::new();
+    let (args, env) = (texts(&plan.args)?, texts(&plan.env)?);
+    let executable = match &plan.executable {
+        Executable::Args => None,
+        Executable::HostFile(path) => Some(readonly_file(path)?),
+    };
+    let own = sys::permitted_capabilities()
+        .map_err(|errno| LaunchError::prepare("reading own capabilities", errno))?;
+    let process = Process {
+        executable,
+        candidates: candidates(plan)?,
+        args: PointerArray::new(&args, 0),
+        env: PointerArray::new(&env, 1),
+        _args: args,
+        _env: env,
+        needs_home: !plan.env.iter().any(|entry| entry.starts_with("HOME=")),
+        cwd: text(&plan.cwd)?,
+        uid: plan.user.uid,
+        gid: plan.user.gid,
+        groups: plan.user.additional_gids.clone(),
+        umask: plan.user.umask.unwrap_or(0o022),
+        capabilities: clamp_capabilities(plan.capabilities, own, &mut notes),
+        last_capability: last_capability(),
+        rlimits: clamp_rlimits(plan, own, &mut notes)?,
+        no_new_privileges: plan.no_new_privileges,
+        seccomp: plan.seccomp.clone(),
+        oom_score_adj: clamp_oom_score(plan.oom_score_adj, own, &mut notes)?,
+        console_size: plan.console_size,
+    };
+    Ok((process, notes))
+}
+
+/// Where `args[0]` may be, in the order of PATH.
+fn candidates(plan: &ProcessPlan) -> Prepare<Vec<CString>> {
+    let name = plan
+        .args
+        .first()
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| LaunchError::prepare("process has no arguments", libc::EINVAL))?;
+    if name.contains('/') {
+        return Ok(vec![text(name)?]);
+    }
+    let path = plan.env.iter().rev().find_map(|e| e.strip_prefix("PATH="));
+    path.unwrap_or(DEFAULT_PATH)
+        .split(':')
+        .filter(|dir| dir.starts_with('/'))
+        .map(|dir| text(&format!("{}/{name}", dir.trim_end_matches('/'))))
+        .collect()
+}
+
+const CAP_SYS_RESOURCE: u64 = 1 << 24;
+
+fn last_capability() -> u32 {
+    std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+        .ok()
+        .and_then(|number| number.trim().parse().ok())
+        .unwrap_or(40)
+}
+
+/// Grants no more than we hold ourselves; the kernel would refuse the whole set.
+fn clamp_capabilities(mut wanted: Capabilities, own: u64, notes: &mut Vec<String>) -> Capabilities {
+    let beyond = (wanted.bounding | wanted.permitted) & !own;
+    if beyond != 0 {
+        notes.push(format!(
+            "capabilities {beyond:#x} are not ours to grant and were left out"
+        ));
+    }
+    for set in [
+        &mut wanted.bounding,
+        &mut wanted.effective,
+        &mut wanted.permitted,
+        &mut wanted.inheritable,
+        &mut wanted.ambient,
+    ] {
+        *set &= own;
+    }
+    wanted
+}
+
+fn clamp_rlimits(
+    plan: &ProcessPlan,
+    own: u64,
+    notes: &mut Vec<String>,
+) -> Prepare<Vec<(u32, u64, u64)>> {
+    let mut limits = Vec::with_capacity(plan.rlimits.len());
+    for limit in &plan.rlimits {
+        let (mut soft, mut hard) = (limit.soft, limit.hard);
+        let (_, ours) = sys::rlimit(limit.resource)
+            .map_err(|errno| LaunchError::prepare("reading own resource limits", errno))?;
+        if hard > ours && own & CAP_SYS_RESOURCE == 0 {
+            notes.push(format!(
+                "resource limit {} was lowered from {hard} to {ours}: CAP_SYS_RESOURCE is missing",
+                limit.resource
+            ));
+            hard = ours;
+            soft = soft.min(ours);
+        }
+        limits.push((limit.resource, soft, hard));
+    }
+    Ok(limits)
+}
+
+/// Without CAP_SYS_RESOURCE the score can only be raised.
+fn clamp_oom_score(
+    wanted: Option<i32>,
+    own: u64,
+    notes: &mut Vec<String>,
+) -> Prepare<Option<CString>> {
+    let Some(mut score) = wanted else {
+        return Ok(None);
+    };
+    if own & CAP_SYS_RESOURCE == 0 {
+        let floor = std::fs::read_to_string("/proc/self/oom_score_adj")
+            .ok()
+            .and_then(|number| number.trim().parse().ok())
+            .unwrap_or(0);
+        if score < floor {
+            notes.push(format!(
+                "oom_score_adj was raised from {score} to {floor}: CAP_SYS_RESOURCE is missing"
+            ));
+            score = floor;
+        }
+    }
+    text(&score.to_string()).map(Some)
+}
+
+/// Opens an executable of the host through a detached read-only mount of its directory.
+///
+/// Whoever finds the file under /proc/<pid>/exe gets it on that mount, so it cannot be opened for
+/// writing again, and the mount is in nobody's namespace, so it cannot be remounted.
+///
+/// # Errors
+/// When the file cannot be opened.
+pub fn readonly_file(path: &str) -> Result<OwnedFd, LaunchError> {
+    let attempt = |errno| LaunchError::prepare(format!("opening {path:?} read-only"), errno);
+    let (dir, name) = path.rsplit_once('/').ok_or_else(|| attempt(libc::EINVAL))?;
+    let dir = text(if dir.is_empty() { "/" } else { dir })?;
+    let tree = mounts::open_tree(mounts::cwd(), &dir, false).map_err(attempt)?;
+    mounts::set_attributes(
+        tree.as_fd(),
+        mounts::ATTR_RDONLY,
+        0,
+        libc::MS_PRIVATE,
+        false,
+    )
+    .map_err(attempt)?;
+    let flags = libc::O_RDONLY | libc::O_NOFOLLOW;
+    mounts::openat(tree.as_fd(), text(name)?.as_c_str(), flags, 0).map_err(attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_follow_path_and_skip_relative_directories() {
+        let plan = ProcessPlan {
+            args: vec!["sh".into()],
+            env: vec!["PATH=/bin:.:/usr/bin/".into()],
+            ..ProcessPlan::default()
+        };
+        let found = candidates(&plan).expect("has arguments");
+        assert_eq!(found, [c"/bin/sh".to_owned(), c"/usr/bin/sh".to_owned()]);
+    }
+
+    #[test]
+    fn capabilities_that_we_lack_are_left_out_and_noted() {
+        let mut notes = Vec::new();
+        let wanted = Capabilities {
+            bounding: 0b111,
+            ..Capabilities::default()
+        };
+        assert_eq!(
+            clamp_capabilities(wanted, 0b101, &mut notes).bounding,
+            0b101
+        );
+        assert_eq!(notes.len(), 1);
+    }
+}
