@@ -5,17 +5,18 @@
 use std::io::Write;
 
 /// Longest text of one log line, as in containerd and CRI-O.
-pub(super) const LINE_MAX: usize = 16 * 1024;
+pub const LINE_MAX: usize = 16 * 1024;
 
 /// Cuts one stream's bytes into log lines. Holds memory only for a line that is not complete yet.
 #[derive(Debug)]
-pub(super) struct Splitter {
+pub struct Splitter {
     stream: &'static str,
     partial: Vec<u8>,
 }
 
 impl Splitter {
-    pub(super) fn new(stream: &'static str) -> Splitter {
+    /// `stream`: the name that its lines carry.
+    pub fn new(stream: &'static str) -> Splitter {
         Splitter {
             stream,
             partial: Vec::new(),
@@ -23,7 +24,7 @@ impl Splitter {
     }
 
     /// Appends log lines for `bytes` to `out`.
-    pub(super) fn push(&mut self, time: &str, mut bytes: &[u8], out: &mut Vec<u8>) {
+    pub fn push(&mut self, time: &str, mut bytes: &[u8], out: &mut Vec<u8>) {
         while let Some(newline) = bytes.iter().position(|byte| *byte == b'\n') {
             let (line, rest) = bytes.split_at(newline);
             self.extend(time, line, out);
@@ -35,7 +36,7 @@ impl Splitter {
     }
 
     /// The stream has ended: an unfinished line is written as partial, as containerd does.
-    pub(super) fn finish(&mut self, time: &str, out: &mut Vec<u8>) {
+    pub fn finish(&mut self, time: &str, out: &mut Vec<u8>) {
         if !self.partial.is_empty() {
             let text = std::mem::take(&mut self.partial);
             self.line(time, 'P', &text, out);
@@ -62,7 +63,7 @@ impl Splitter {
 }
 
 /// RFC3339Nano in UTC, nine digits.
-pub(super) fn timestamp(nanos: i64) -> String {
+pub fn timestamp(nanos: i64) -> String {
     let (seconds, fraction) = (
         nanos.div_euclid(1_000_000_000),
         nanos.rem_euclid(1_000_000_000),

@@ -4,7 +4,7 @@
 //! It ends when it is told to (`Shutdown`) or when its directory (its socket) is gone; never because a client
 //! went away. It owns: the pod's processes (as parent and subreaper), their streams, the socket.
 
-mod log;
+pub mod log;
 mod processes;
 mod records;
 mod streams;
@@ -111,7 +111,8 @@ impl Daemon {
     /// When polling itself fails, which no client can cause.
     pub fn run(mut self) -> io::Result<()> {
         while self.shutdown.is_none() {
-            if !self.turn()? {
+            let waiting = self.processes.streams().any(|(_, s)| s.has_unsent());
+            if !self.turn(if waiting { TICK_MS } else { -1 })? {
                 break;
             }
         }
@@ -119,11 +120,13 @@ impl Daemon {
         Ok(())
     }
 
-    /// One round of the loop; false when the directory is gone.
-    fn turn(&mut self) -> io::Result<bool> {
+    /// One round of the loop, after at most `timeout` milliseconds (-1: no limit); false when the
+    /// directory is gone. Public for those who feed it packets that no client would send.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn turn(&mut self, timeout: i32) -> io::Result<bool> {
         let (sources, mut fds) = self.interests();
-        let waiting = self.processes.streams().any(|(_, s)| s.has_unsent());
-        let timeout = if waiting { TICK_MS } else { -1 };
         events::poll(&mut fds, timeout).map_err(io::Error::from_raw_os_error)?;
         let now = sys::now();
         let mut removed = false;
