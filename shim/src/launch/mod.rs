@@ -18,10 +18,10 @@ use crate::plan::{CgroupJoin, LaunchPlan, ProcessPlan};
 use crate::sys::{self, Clone, Errno, events, socket};
 
 pub use prepare::readonly_file;
-pub use report::{Blame, LaunchError, Step, reason};
+pub use report::{Blame, Heard, LaunchError, Step, reason};
 
 /// The child has this long to set itself up; only a hung filesystem takes it.
-const SETUP_DEADLINE_MS: i32 = 30_000;
+pub const SETUP_DEADLINE_MS: i32 = 30_000;
 
 /// Standard streams of a new process.
 #[derive(Debug)]
@@ -69,6 +69,20 @@ pub fn launch(
     gate: Gate,
     sandbox: Option<BorrowedFd<'_>>,
 ) -> Result<Launched, LaunchError> {
+    begin(plan, stdio, gate, sandbox)?.until_ready()
+}
+
+/// As [`launch`], but returns while the child still sets itself up: its words are heard with
+/// [`Launched::hear`] whenever [`Launched::channel`] is readable. `Ready` comes first.
+///
+/// # Errors
+/// Those of the preparation; no process is left then.
+pub fn begin(
+    plan: &LaunchPlan,
+    stdio: Stdio,
+    gate: Gate,
+    sandbox: Option<BorrowedFd<'_>>,
+) -> Result<Launched, LaunchError> {
     let (prepared, notes) = prepare::container(plan, sandbox)?;
     spawn(prepared, stdio, gate, notes, report::Words::of_plan(plan))
 }
@@ -78,6 +92,19 @@ pub fn launch(
 /// # Errors
 /// As [`launch`].
 pub fn execute(
+    target: BorrowedFd<'_>,
+    cgroup: &CgroupJoin,
+    process: &ProcessPlan,
+    stdio: Stdio,
+) -> Result<Launched, LaunchError> {
+    begin_execute(target, cgroup, process, stdio)?.until_ready()
+}
+
+/// [`execute`] as [`begin`] is to [`launch`].
+///
+/// # Errors
+/// Those of the preparation; no process is left then.
+pub fn begin_execute(
     target: BorrowedFd<'_>,
     cgroup: &CgroupJoin,
     process: &ProcessPlan,
@@ -120,21 +147,14 @@ fn spawn(
         Err(errno) => return Err(words.error(Step::Clone, 0, errno)),
     };
     drop((theirs, stdio, gate, prepared));
-    let mut launched = Launched {
+    Ok(Launched {
         pid,
         pidfd,
         terminal: None,
         notes,
         channel: ours,
         words,
-    };
-    match launched.hear(SETUP_DEADLINE_MS) {
-        Ok(_) => Ok(launched),
-        Err(error) => {
-            launched.abandon();
-            Err(error)
-        }
-    }
+    })
 }
 
 /// A pid namespace is joined by the parent, for its children; returns the way back.
@@ -153,12 +173,20 @@ impl Launched {
     /// # Errors
     /// When exec fails or the process died before it.
     pub fn start(&mut self) -> Result<(), LaunchError> {
-        socket::send(self.channel.as_fd(), &[1], &[])
-            .map_err(|errno| self.words.error(Step::Gate, 0, errno))?;
-        match self.hear(SETUP_DEADLINE_MS)? {
-            report::Heard::Ready => Err(self.words.error(Step::Gate, 0, libc::EPROTO)),
-            report::Heard::Closed => Ok(()),
+        self.release()?;
+        match self.wait()? {
+            Heard::Ready => Err(self.words.error(Step::Gate, 0, libc::EPROTO)),
+            Heard::Closed => Ok(()),
         }
+    }
+
+    /// Lets the process exec. It has when `Closed` is heard.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn release(&self) -> Result<(), LaunchError> {
+        socket::send(self.channel.as_fd(), &[1], &[])
+            .map_err(|errno| self.words.error(Step::Gate, 0, errno))
     }
 
     /// Kills and reaps a process that will not be started.
@@ -168,16 +196,17 @@ impl Launched {
         let _ = sys::reap(Some(self.pid), true);
     }
 
-    /// Waits for the child's next word. The end of the channel means: it has executed.
-    fn hear(&mut self, deadline_ms: i32) -> Result<report::Heard, LaunchError> {
-        let silent = match events::wait_readable(self.channel.as_fd(), deadline_ms) {
-            Ok(true) => None,
-            Ok(false) => Some(libc::ETIMEDOUT),
-            Err(errno) => Some(errno),
-        };
-        if let Some(errno) = silent {
-            return Err(self.words.error(Step::Channel, 0, errno));
-        }
+    /// What becomes readable when the child has something to say.
+    pub fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+
+    /// The child's next word. Blocks unless its channel is readable. The end of the channel means,
+    /// after `Ready`: it has executed, or was killed.
+    ///
+    /// # Errors
+    /// What the child reports.
+    pub fn hear(&mut self) -> Result<Heard, LaunchError> {
         let mut buffer = [0; report::REPORT_SIZE];
         let (length, fds) = socket::receive(self.channel.as_fd(), &mut buffer)
             .map_err(|errno| self.words.error(Step::Channel, 0, errno))?;
@@ -185,12 +214,36 @@ impl Launched {
             self.terminal = Some(terminal);
         }
         if length == 0 {
-            return Ok(report::Heard::Closed);
+            return Ok(Heard::Closed);
         }
         match report::decode(&buffer) {
-            Some((Step::Ready, ..)) => Ok(report::Heard::Ready),
+            Some((Step::Ready, ..)) => Ok(Heard::Ready),
             Some((step, index, errno)) => Err(self.words.error(step, index, errno)),
             None => Err(self.words.error(Step::Channel, 0, libc::EPROTO)),
+        }
+    }
+
+    /// The failure of a child that has been silent for [`SETUP_DEADLINE_MS`].
+    pub fn overdue(&self) -> LaunchError {
+        self.words.error(Step::Channel, 0, libc::ETIMEDOUT)
+    }
+
+    fn until_ready(mut self) -> Result<Launched, LaunchError> {
+        let failed = match self.wait() {
+            Ok(Heard::Ready) => return Ok(self),
+            // It was killed before it could say anything.
+            Ok(Heard::Closed) => self.words.error(Step::Channel, 0, libc::ECONNRESET),
+            Err(error) => error,
+        };
+        self.abandon();
+        Err(failed)
+    }
+
+    fn wait(&mut self) -> Result<Heard, LaunchError> {
+        match events::wait_readable(self.channel.as_fd(), SETUP_DEADLINE_MS) {
+            Ok(true) => self.hear(),
+            Ok(false) => Err(self.overdue()),
+            Err(errno) => Err(self.words.error(Step::Channel, 0, errno)),
         }
     }
 }

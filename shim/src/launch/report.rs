@@ -81,8 +81,12 @@ const STEPS: [Step; 32] = [
 
 pub(crate) const REPORT_SIZE: usize = 12;
 
-pub(crate) enum Heard {
+/// What a child says when nothing failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// It is set up, and waits at its gate.
     Ready,
+    /// It has closed the channel: by exec, or by dying.
     Closed,
 }
 
