@@ -20,6 +20,8 @@ pub struct LaunchPlan {
     pub rootfs_readonly: bool,
     /// Propagation of the container's root mount; private when none is given.
     pub rootfs_propagation: Option<Propagation>,
+    /// Moves the root over the old one and enters it by chroot, instead of pivot_root(2).
+    pub no_pivot: bool,
     /// Mounts in the order in which they are made.
     pub mounts: Vec<Mount>,
     /// Device nodes to make, by path in the container.
@@ -180,6 +182,12 @@ pub struct ProcessPlan {
     pub terminal: bool,
     /// Initial (columns, rows).
     pub console_size: Option<(u16, u16)>,
+    /// Name of a session keyring of its own, joined when it exists; none keeps the caller's.
+    pub session_keyring: Option<String>,
+    /// How many descriptors after the three streams stay open. Never on the wire: a shim's own
+    /// descriptors have these numbers.
+    #[serde(skip)]
+    pub preserved_fds: u32,
 }
 
 /// Which file is executed.

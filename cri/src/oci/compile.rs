@@ -90,6 +90,7 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
             .and_then(|root| root.readonly())
             .unwrap_or(false),
         rootfs_propagation: root_propagation(linux)?,
+        no_pivot: false,
         mounts,
         devices: devices(linux, own_dev)?,
         symlinks: if own_dev { symlinks() } else { Vec::new() },

@@ -43,6 +43,8 @@ pub fn compile_process(
         oom_score_adj: process.oom_score_adj(),
         terminal: process.terminal().unwrap_or(false),
         console_size: console_size(process)?,
+        session_keyring: None,
+        preserved_fds: 0,
     })
 }
 

@@ -52,6 +52,7 @@ fn set_up_and_exec(
     join_cgroups(prepared)?;
     oom_score(prepared)?;
     join_namespaces(prepared)?;
+    identity::session_keyring(&prepared.process)?;
     names(prepared)?;
     sysctls(prepared)?;
     let terminal = filesystem::set_up(prepared, matches!(stdio, Stdio::Terminal))?;
@@ -60,7 +61,7 @@ fn set_up_and_exec(
     identity::enter_directory(prepared)?;
     identity::become_user(&prepared.process)?;
     let program = identity::find_program(&prepared.process)?;
-    sys::cloexec_from(3).map_err(at(Step::Stdio))?;
+    sys::cloexec_from(3 + prepared.process.preserved_fds).map_err(at(Step::Stdio))?;
     let master = terminal.as_ref().map(|pair| [pair.master.as_fd()]);
     let fds: &[BorrowedFd<'_>] = master.as_ref().map_or(&[], |fd| fd.as_slice());
     socket::send(channel, &report::encode(Step::Ready, 0, 0), fds).map_err(at(Step::Channel))?;

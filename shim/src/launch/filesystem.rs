@@ -56,7 +56,7 @@ pub(super) fn set_up(prepared: &Prepared, terminal: bool) -> Result<Option<Termi
     }
     hide(top, root, null.as_fd())?;
     late_readonly(top, root)?;
-    pivot(top).map_err(at(Step::Pivot))?;
+    pivot(top, root.no_pivot).map_err(at(Step::Pivot))?;
     finish_root(top, root).map_err(at(Step::RootFs))?;
     Ok(pair)
 }
@@ -299,9 +299,14 @@ fn late_readonly(top: BorrowedFd<'_>, root: &Root) -> Result<(), Failed> {
 ///
 /// The kernel refuses pivot_root on the first root file system (an initramfs): then the new root
 /// is moved over the old and entered by chroot, which leaves the old one unreachable by any path.
-fn pivot(top: BorrowedFd<'_>) -> Sys<()> {
+/// `refused` does so without asking the kernel.
+fn pivot(top: BorrowedFd<'_>, refused: bool) -> Sys<()> {
     mounts::fchdir(top)?;
-    match mounts::pivot_here() {
+    let pivoted = match refused {
+        true => Err(libc::EINVAL),
+        false => mounts::pivot_here(),
+    };
+    match pivoted {
         Ok(()) => mounts::detach(c".")?,
         Err(libc::EINVAL) => {
             move_over_root(top)?;

@@ -16,6 +16,19 @@ pub(super) fn limits(process: &Process) -> Result<(), Failed> {
     Ok(())
 }
 
+/// A session keyring of the container's own: what the caller's holds is not for it. Processes that
+/// are executed later join it by its name.
+pub(super) fn session_keyring(process: &Process) -> Result<(), Failed> {
+    let Some(name) = &process.session_keyring else {
+        return Ok(());
+    };
+    match sys::join_session_keyring(name) {
+        // A kernel without keyrings has none to share.
+        Ok(()) | Err(libc::ENOSYS) => Ok(()),
+        Err(errno) => Err((Step::Keyring, 0, errno)),
+    }
+}
+
 /// Changes to the working directory and makes sure that it lies within the root: a path such as
 /// /proc/self/fd/7 must not lead out through a descriptor that somebody forgot to close.
 pub(super) fn enter_directory(prepared: &Prepared) -> Result<(), Failed> {

@@ -42,9 +42,10 @@ pub enum Step {
     Lookup,
     Gate,
     Exec,
+    Keyring,
 }
 
-const STEPS: [Step; 32] = [
+const STEPS: [Step; 33] = [
     Step::Ready,
     Step::Channel,
     Step::Prepare,
@@ -77,6 +78,7 @@ const STEPS: [Step; 32] = [
     Step::Lookup,
     Step::Gate,
     Step::Exec,
+    Step::Keyring,
 ];
 
 pub(crate) const REPORT_SIZE: usize = 12;
@@ -275,6 +277,7 @@ impl Words {
             Step::NoNewPrivileges => "setting no_new_privs".into(),
             Step::Seccomp => "loading the seccomp filter".into(),
             Step::Gate => "waiting for start".into(),
+            Step::Keyring => "joining a session keyring".into(),
             Step::Lookup | Step::Exec => format!("exec {:?}", self.program),
         }
     }

@@ -583,6 +583,22 @@ pub fn trim_memory() {
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
+/// Joins the session keyring of this name, or makes it, and lets its owner's other processes find
+/// it by that name.
+pub fn join_session_keyring(name: &CStr) -> Sys<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: usize = 1;
+    const KEYCTL_SETPERM: usize = 5;
+    // What the kernel grants to a new session keyring (all to the possessor; view, read and link
+    // to its user), and search to its user.
+    const PERMISSIONS: usize = 0x3f1b_0000;
+    // SAFETY: this operation reads one C string.
+    let keyring = check(unsafe {
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
+    })?;
+    let keyring = keyring as usize;
+    numbers(libc::SYS_keyctl, KEYCTL_SETPERM, keyring, PERMISSIONS, 0, 0).map(drop)
+}
+
 /// Names this process in process lists: exec by descriptor would leave the descriptor's number.
 pub fn set_name(name: &CStr) -> Sys<()> {
     // SAFETY: PR_SET_NAME reads a C string, of which it keeps 15 bytes.

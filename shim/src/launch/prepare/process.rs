@@ -31,6 +31,8 @@ pub(in crate::launch) struct Process {
     pub seccomp: Option<Vec<u8>>,
     pub oom_score_adj: Option<CString>,
     pub console_size: Option<(u16, u16)>,
+    pub session_keyring: Option<CString>,
+    pub preserved_fds: u32,
 }
 
 pub(super) fn process(plan: &ProcessPlan) -> Prepare<(Process, Vec<String>)> {
@@ -62,6 +64,8 @@ pub(super) fn process(plan: &ProcessPlan) -> Prepare<(Process, Vec<String>)> {
         seccomp: plan.seccomp.clone(),
         oom_score_adj: clamp_oom_score(plan.oom_score_adj, own, &mut notes)?,
         console_size: plan.console_size,
+        session_keyring: plan.session_keyring.as_deref().map(text).transpose()?,
+        preserved_fds: plan.preserved_fds,
     };
     Ok((process, notes))
 }
