@@ -16,6 +16,8 @@ pub struct LaunchPlan {
     pub cgroup: CgroupJoin,
     /// Where the root filesystem comes from.
     pub rootfs: RootFs,
+    /// Shows the root filesystem (all layers of an overlay) with other ids than it has on disk.
+    pub rootfs_idmap: Option<IdMappings>,
     /// Makes the root read-only once all mount points exist.
     pub rootfs_readonly: bool,
     /// Propagation of the container's root mount; private when none is given.
@@ -100,6 +102,32 @@ pub struct Mount {
     pub attrs: MountAttrs,
     /// Propagation of the new mount; private when none is given.
     pub propagation: Option<Propagation>,
+    /// Shows a bind's files with other ids than they have on disk.
+    pub idmap: Option<MountIdmap>,
+}
+
+/// One line of a uid_map or gid_map (user_namespaces(7)): `size` ids from `container` on are the
+/// ids from `host` on. For an id-mapped mount, the ids on disk take the container's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMapping {
+    pub container: u32,
+    pub host: u32,
+    pub size: u32,
+}
+
+/// Both maps of a user namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMappings {
+    pub uid: Vec<IdMapping>,
+    pub gid: Vec<IdMapping>,
+}
+
+/// How a bind mount is id-mapped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountIdmap {
+    pub mappings: IdMappings,
+    /// Maps the mounts below as well.
+    pub recursive: bool,
 }
 
 /// What is mounted.

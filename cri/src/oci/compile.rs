@@ -4,7 +4,7 @@
 //! Everything that the OCI specification lets a spec say is either done or refused by name.
 
 use oci_spec::runtime::{Linux, Spec};
-use shim::plan::{CgroupJoin, LaunchPlan, Namespace, Propagation, RootFs};
+use shim::plan::{CgroupJoin, IdMappings, LaunchPlan, Namespace, Propagation, RootFs};
 
 use super::devices::{devices, symlinks};
 use super::{mounts, namespaces, process, sysctl};
@@ -14,6 +14,9 @@ use super::{mounts, namespaces, process, sysctl};
 pub struct CompileContext {
     /// The root filesystem; replaces `root.path` of the spec.
     pub rootfs: RootFs,
+    /// Maps the ids of the root filesystem by the container's user namespace
+    /// (`linux.uidMappings`), so that no layer needs other owners.
+    pub idmapped_rootfs: bool,
     /// Cgroups made for this container (`cgroup::Manager::join`).
     pub cgroup: CgroupJoin,
     /// Whether a mount of type `cgroup` becomes cgroup2 (else: binds of the v1 directories).
@@ -84,6 +87,7 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
     let plan = LaunchPlan {
         cgroup: context.cgroup.clone(),
         rootfs: context.rootfs.clone(),
+        rootfs_idmap: rootfs_idmap(linux, context)?,
         rootfs_readonly: spec
             .root()
             .as_ref()
@@ -152,6 +156,24 @@ fn refuse_linux(linux: &Linux, context: &CompileContext) -> Result<(), CompileEr
         return Err(invalid("linux.seccomp", "it was not compiled beforehand"));
     }
     Ok(())
+}
+
+fn rootfs_idmap(
+    linux: &Linux,
+    context: &CompileContext,
+) -> Result<Option<IdMappings>, CompileError> {
+    if !context.idmapped_rootfs {
+        return Ok(None);
+    }
+    let (uid, gid) = (linux.uid_mappings(), linux.gid_mappings());
+    let mappings = mounts::id_mappings(uid.as_deref(), gid.as_deref());
+    match mappings.uid.is_empty() || mappings.gid.is_empty() {
+        true => Err(invalid(
+            "linux.uidMappings",
+            "an id-mapped root needs both maps",
+        )),
+        false => Ok(Some(mappings)),
+    }
 }
 
 fn root_propagation(linux: &Linux) -> Result<Option<Propagation>, CompileError> {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `mounts` part of a spec: fstab words become attributes, propagation, filesystem options.
 
-use oci_spec::runtime::{Mount, Spec};
-use shim::plan::{self, MountAttrs, MountKind, Propagation};
+use oci_spec::runtime::{Linux, LinuxIdMapping, Mount, Spec};
+use shim::plan::{self, IdMapping, IdMappings, MountAttrs, MountIdmap, MountKind, Propagation};
 
 use super::compile::{CompileContext, CompileError, invalid, unsupported};
 
@@ -19,7 +19,7 @@ pub(super) fn compile(
         } else if mount.typ().as_deref() == Some("cgroup") {
             mounts.extend(cgroup(mount, destination, context)?);
         } else {
-            mounts.push(one(mount, destination)?);
+            mounts.push(one(mount, destination, spec.linux().as_ref())?);
         }
     }
     for (source, to) in &context.sandbox_binds {
@@ -47,10 +47,6 @@ fn clean(path: &str) -> &str {
 
 fn destination(mount: &Mount) -> Result<String, CompileError> {
     let path = mount.destination().to_string_lossy().into_owned();
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        let reason = "id-mapped mounts are not done";
-        return Err(unsupported(format!("mounts[{path}].uidMappings"), reason));
-    }
     // runc accepts a relative destination and takes it from the root.
     match path.starts_with('/') {
         true => Ok(path),
@@ -66,6 +62,7 @@ fn sandbox_bind(source: &str, destination: String, attrs: MountAttrs) -> plan::M
         },
         attrs,
         propagation: None,
+        idmap: None,
     }
 }
 
@@ -75,6 +72,8 @@ struct Words {
     attrs: MountAttrs,
     propagation: Option<Propagation>,
     bind: Option<bool>,
+    /// `idmap`, or (true) `ridmap`.
+    idmap: Option<bool>,
     filesystem: Vec<String>,
 }
 
@@ -109,8 +108,10 @@ fn words(mount: &Mount) -> Result<Words, CompileError> {
             "slave" | "rslave" => words.propagation = Some(Propagation::Slave),
             "shared" | "rshared" => words.propagation = Some(Propagation::Shared),
             "unbindable" | "runbindable" => words.propagation = Some(Propagation::Unbindable),
-            "remount" | "tmpcopyup" | "idmap" | "ridmap" | "rrw" | "rnosuid" | "rsuid"
-            | "rnodev" | "rdev" | "rnoexec" | "rexec" | "rnoatime" | "ratime" | "rrelatime" => {
+            "idmap" => words.idmap = Some(false),
+            "ridmap" => words.idmap = Some(true),
+            "remount" | "tmpcopyup" | "rrw" | "rnosuid" | "rsuid" | "rnodev" | "rdev"
+            | "rnoexec" | "rexec" | "rnoatime" | "ratime" | "rrelatime" => {
                 let field = format!("mounts[{}].options", mount.destination().display());
                 return Err(unsupported(field, format!("{option:?} is not done")));
             }
@@ -124,7 +125,11 @@ fn words(mount: &Mount) -> Result<Words, CompileError> {
     Ok(words)
 }
 
-fn one(mount: &Mount, destination: String) -> Result<plan::Mount, CompileError> {
+fn one(
+    mount: &Mount,
+    destination: String,
+    linux: Option<&Linux>,
+) -> Result<plan::Mount, CompileError> {
     let words = words(mount)?;
     let field = |part: &str| format!("mounts[{destination}].{part}");
     let source = mount
@@ -151,12 +156,65 @@ fn one(mount: &Mount, destination: String) -> Result<plan::Mount, CompileError> 
         let reason = format!("{option:?} means nothing for a bind mount");
         return Err(unsupported(field("options"), reason));
     }
+    let idmap = idmap(mount, words.idmap, &kind, linux)
+        .map_err(|reason| invalid(field("uidMappings"), reason))?;
     Ok(plan::Mount {
         destination,
         kind,
         attrs: words.attrs,
         propagation: words.propagation,
+        idmap,
     })
+}
+
+/// The mount's own maps; for the words `idmap` and `ridmap` alone, the container's.
+fn idmap(
+    mount: &Mount,
+    word: Option<bool>,
+    kind: &MountKind,
+    linux: Option<&Linux>,
+) -> Result<Option<MountIdmap>, &'static str> {
+    let (uid, gid) = (mount.uid_mappings(), mount.gid_mappings());
+    let own = uid.is_some() || gid.is_some();
+    if !own && word.is_none() {
+        return Ok(None);
+    }
+    if !matches!(kind, MountKind::Bind { .. }) {
+        return Err("id-mapped mounts are only supported for bind-mounts");
+    }
+    let mappings = match own {
+        true => id_mappings(uid.as_deref(), gid.as_deref()),
+        false => id_mappings(
+            linux.and_then(|linux| linux.uid_mappings().as_deref()),
+            linux.and_then(|linux| linux.gid_mappings().as_deref()),
+        ),
+    };
+    if mappings.uid.is_empty() || mappings.gid.is_empty() {
+        return Err("id-mapped mounts must have both uid and gid mappings specified");
+    }
+    Ok(Some(MountIdmap {
+        mappings,
+        recursive: word == Some(true),
+    }))
+}
+
+/// Maps as the specification has them, in the plan's form.
+pub(super) fn id_mappings(
+    uid: Option<&[LinuxIdMapping]>,
+    gid: Option<&[LinuxIdMapping]>,
+) -> IdMappings {
+    let lines = |map: Option<&[LinuxIdMapping]>| {
+        let line = |line: &LinuxIdMapping| IdMapping {
+            container: line.container_id(),
+            host: line.host_id(),
+            size: line.size(),
+        };
+        map.unwrap_or_default().iter().map(line).collect()
+    };
+    IdMappings {
+        uid: lines(uid),
+        gid: lines(gid),
+    }
 }
 
 fn bind(source: Option<String>, recursive: bool) -> Option<MountKind> {
@@ -181,6 +239,7 @@ fn cgroup(
         },
         attrs,
         propagation: None,
+        idmap: None,
     };
     if context.cgroup_v2 {
         return Ok(vec![filesystem("cgroup2", Vec::new())]);
@@ -199,6 +258,7 @@ fn cgroup(
             },
             attrs,
             propagation: None,
+            idmap: None,
         });
     }
     Ok(mounts)
@@ -217,7 +277,7 @@ mod tests {
 
     fn mount(value: serde_json::Value) -> Result<plan::Mount, CompileError> {
         let mount: Mount = serde_json::from_value(value).expect("a mount");
-        one(&mount, destination(&mount)?)
+        one(&mount, destination(&mount)?, None)
     }
 
     #[test]

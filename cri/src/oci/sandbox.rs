@@ -111,6 +111,7 @@ fn shm(bytes: u64) -> Mount {
             ..MountAttrs::default()
         },
         propagation: None,
+        idmap: None,
     }
 }
 

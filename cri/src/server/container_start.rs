@@ -176,6 +176,7 @@ async fn plan(
         let shm = ("/dev/shm".to_owned(), "/dev/shm".to_owned());
         let context = oci::CompileContext {
             rootfs,
+            idmapped_rootfs: false,
             cgroup: manager.join(&cgroup),
             cgroup_v2: manager.is_v2(),
             seccomp: None,

@@ -9,9 +9,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::child::{Failed, at};
-use super::prepare::{
-    MountSource, Prepared, PreparedDevice, PreparedMount, Root, RootSource, Target,
-};
+use super::prepare::{MountSource, Prepared, PreparedDevice, PreparedMount, Root, Target};
 use super::report::Step;
 use crate::sys::{self, Sys, mounts};
 
@@ -35,8 +33,8 @@ pub(super) fn set_up(prepared: &Prepared, terminal: bool) -> Result<Option<Termi
     };
     mounts::set_all_propagation(libc::MS_PRIVATE).map_err(at(Step::Propagation))?;
     let null = open_null().map_err(at(Step::MaskedPath))?;
-    let mut attached = None;
-    let top = attach_root(&root.source, &mut attached).map_err(at(Step::RootFs))?;
+    let top = root.tree.as_fd();
+    attach_root(top).map_err(at(Step::RootFs))?;
     for (index, mount) in root.mounts.iter().enumerate() {
         make_mount(top, mount).map_err(|(step, errno)| (step, index, errno))?;
     }
@@ -71,23 +69,9 @@ fn open_null() -> Sys<OwnedFd> {
 }
 
 /// Attaches the root somewhere in this namespace, so that things can be mounted on it.
-fn attach_root<'a>(source: &'a RootSource, opened: &'a mut Option<OwnedFd>) -> Sys<BorrowedFd<'a>> {
-    match source {
-        RootSource::Detached(tree) => {
-            let slash = mounts::openat(mounts::cwd(), c"/", libc::O_PATH, 0)?;
-            mounts::attach(tree.as_fd(), slash.as_fd())?;
-            Ok(tree.as_fd())
-        }
-        RootSource::Overlay {
-            target, options, ..
-        } => {
-            mounts::mount(c"overlay", target, c"overlay", options)?;
-            let flags = libc::O_PATH | libc::O_DIRECTORY;
-            let top = mounts::openat(mounts::cwd(), target, flags, 0)?;
-            let top: &'a OwnedFd = opened.insert(top);
-            Ok(top.as_fd())
-        }
-    }
+fn attach_root(tree: BorrowedFd<'_>) -> Sys<()> {
+    let slash = mounts::openat(mounts::cwd(), c"/", libc::O_PATH, 0)?;
+    mounts::attach(tree, slash.as_fd())
 }
 
 fn resolve(top: BorrowedFd<'_>, path: &CStr) -> Sys<OwnedFd> {

@@ -129,6 +129,22 @@ pub fn set_attributes(
         propagation,
         userns: 0,
     };
+    mount_setattr(mount, &attributes, recursive)
+}
+
+/// Id-maps a detached mount by the maps of a user namespace (kernel 5.12).
+pub fn set_idmap(mount: BorrowedFd<'_>, userns: BorrowedFd<'_>, recursive: bool) -> Sys<()> {
+    const ATTR_IDMAP: u64 = 0x10_0000;
+    let attributes = MountAttr {
+        set: ATTR_IDMAP,
+        clear: 0,
+        propagation: 0,
+        userns: userns.as_raw_fd() as u64,
+    };
+    mount_setattr(mount, &attributes, recursive)
+}
+
+fn mount_setattr(mount: BorrowedFd<'_>, attributes: &MountAttr, recursive: bool) -> Sys<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, `attributes` a live struct whose size is passed.
     check(unsafe {
@@ -137,7 +153,7 @@ pub fn set_attributes(
             mount.as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             std::mem::size_of::<MountAttr>(),
         )
     })

@@ -113,6 +113,7 @@ impl Job<'_> {
         let rootfs = self.rootfs()?;
         let context = CompileContext {
             rootfs: RootFs::Dir(rootfs.to_string_lossy().into_owned()),
+            idmapped_rootfs: false,
             cgroup: self.manager.join(&self.cgroup),
             cgroup_v2: self.manager.is_v2(),
             seccomp: seccomp(self.spec)?,

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The parent's half: a plan becomes C strings and descriptors, so that the child need not allocate.
 
+mod elsewhere;
+mod idmap;
 mod mounts;
+mod overlay;
 mod process;
 mod rootfs;
 
@@ -15,7 +18,7 @@ use crate::sys;
 pub(super) use mounts::{MountSource, PreparedMount};
 pub(super) use process::Process;
 pub use process::readonly_file;
-pub(super) use rootfs::{PreparedDevice, Root, RootSource, Target};
+pub(super) use rootfs::{PreparedDevice, Root, Target};
 
 /// Everything that the child needs, in the kernel's own terms.
 pub(super) struct Prepared {

@@ -4,8 +4,9 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::idmap::Idmaps;
 use super::rootfs::{Target, target};
-use super::{Prepare, open, text};
+use super::{Prepare, elsewhere, text};
 use crate::launch::report::LaunchError;
 use crate::plan::{Mount, MountAttrs, MountKind, Propagation};
 use crate::sys::{self, mounts};
@@ -33,6 +34,7 @@ pub(in crate::launch) enum MountSource {
 pub(super) fn prepare_mount(
     mount: &Mount,
     sandbox: Option<BorrowedFd<'_>>,
+    idmaps: &mut Idmaps,
 ) -> Prepare<PreparedMount> {
     let propagation = mount.propagation.unwrap_or(Propagation::Private);
     let bound = |tree: OwnedFd| -> Prepare<PreparedMount> {
@@ -50,7 +52,7 @@ pub(super) fn prepare_mount(
     };
     match &mount.kind {
         MountKind::Bind { source, recursive } => {
-            clone_mount(source, *recursive, mount.attrs, propagation)
+            bind(mount, source, *recursive, propagation, idmaps)
                 .map_err(|error| at_destination(error, mount))
                 .and_then(bound)
         }
@@ -63,6 +65,21 @@ pub(super) fn prepare_mount(
             options,
         } => new_filesystem(mount, (fstype, source), options, propagation),
     }
+}
+
+fn bind(
+    mount: &Mount,
+    source: &str,
+    recursive: bool,
+    propagation: Propagation,
+    idmaps: &mut Idmaps,
+) -> Prepare<OwnedFd> {
+    let tree = clone_mount(source, recursive)?;
+    if let Some(idmap) = &mount.idmap {
+        idmaps.apply(&tree, source, &idmap.mappings, idmap.recursive)?;
+    }
+    set_up(&tree, source, recursive, mount.attrs, propagation)?;
+    Ok(tree)
 }
 
 fn at_destination(error: LaunchError, mount: &Mount) -> LaunchError {
@@ -109,7 +126,7 @@ fn new_filesystem(
 }
 
 /// A mount of the sandbox process's namespace. Only a member of a namespace may copy its mounts, so
-/// this process goes there and comes back; it has one thread, and restores its root and directory.
+/// this process goes there and comes back.
 fn sandbox_mount(
     source: &str,
     attrs: MountAttrs,
@@ -119,49 +136,41 @@ fn sandbox_mount(
     let attempt = |errno| LaunchError::prepare(format!("binding the sandbox's {source:?}"), errno);
     let sandbox = sandbox.ok_or_else(|| attempt(libc::ESRCH))?;
     let path = text(source)?;
-    let own = open("/proc/self/ns/mnt", libc::O_RDONLY)?;
-    let root = open("/", libc::O_PATH | libc::O_DIRECTORY)?;
-    let here = open(".", libc::O_PATH | libc::O_DIRECTORY)?;
-    sys::setns(sandbox, libc::CLONE_NEWNS).map_err(attempt)?;
-    let tree = mounts::open_tree(mounts::cwd(), &path, true);
-    let back = sys::setns(own.as_fd(), libc::CLONE_NEWNS)
-        .and_then(|()| mounts::fchdir(root.as_fd()))
-        .and_then(|()| mounts::chroot(c"."))
-        .and_then(|()| mounts::fchdir(here.as_fd()));
-    back.map_err(|errno| LaunchError::prepare("returning to the own mount namespace", errno))?;
+    let tree = elsewhere::visit(
+        || sys::setns(sandbox, libc::CLONE_NEWNS),
+        || mounts::open_tree(mounts::cwd(), &path, true),
+    )?;
     let tree = tree.map_err(attempt)?;
-    set_up(&tree, true, attrs, propagation).map_err(attempt)?;
+    set_up(&tree, source, true, attrs, propagation)?;
     Ok(tree)
 }
 
-/// A detached copy of a host mount, with its attributes and propagation set.
-pub(super) fn clone_mount(
+/// A detached copy of a host mount.
+pub(super) fn clone_mount(path: &str, recursive: bool) -> Prepare<OwnedFd> {
+    mounts::open_tree(mounts::cwd(), text(path)?.as_c_str(), recursive)
+        .map_err(|errno| LaunchError::prepare(format!("binding {path:?}"), errno))
+}
+
+/// Sets attributes and propagation of a detached copy.
+pub(super) fn set_up(
+    tree: &OwnedFd,
     path: &str,
     recursive: bool,
     attrs: MountAttrs,
     propagation: Propagation,
-) -> Prepare<OwnedFd> {
-    let tree = mounts::open_tree(mounts::cwd(), text(path)?.as_c_str(), recursive)
-        .map_err(|errno| LaunchError::prepare(format!("binding {path:?}"), errno))?;
-    set_up(&tree, recursive, attrs, propagation)
-        .map_err(|errno| LaunchError::prepare(format!("setting attributes of {path:?}"), errno))?;
-    Ok(tree)
-}
-
-fn set_up(
-    tree: &OwnedFd,
-    recursive: bool,
-    attrs: MountAttrs,
-    propagation: Propagation,
-) -> sys::Sys<()> {
+) -> Prepare<()> {
+    let attempt = |errno| LaunchError::prepare(format!("setting attributes of {path:?}"), errno);
     let flag = propagation_flag(propagation);
-    mounts::set_attributes(tree.as_fd(), 0, 0, flag, recursive)?;
+    let change = |set, clear, flag, recursive| {
+        mounts::set_attributes(tree.as_fd(), set, clear, flag, recursive).map_err(attempt)
+    };
+    change(0, 0, flag, recursive)?;
     let set = attributes(attrs);
     if set != 0 {
-        mounts::set_attributes(tree.as_fd(), set, atime_mask(attrs), 0, false)?;
+        change(set, atime_mask(attrs), 0, false)?;
     }
     if attrs.recursive_readonly {
-        mounts::set_attributes(tree.as_fd(), mounts::ATTR_RDONLY, 0, 0, true)?;
+        change(mounts::ATTR_RDONLY, 0, 0, true)?;
     }
     Ok(())
 }

@@ -4,17 +4,17 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::mounts::{PreparedMount, clone_mount, prepare_mount, propagation_flag};
-use super::{Prepare, open, text, texts};
+use super::idmap::Idmaps;
+use super::mounts::{PreparedMount, clone_mount, prepare_mount, propagation_flag, set_up};
+use super::overlay::overlay;
+use super::{Prepare, text, texts};
 use crate::launch::report::LaunchError;
 use crate::plan::{LaunchPlan, MountAttrs, Propagation, RootFs};
 use crate::sys::mounts;
 
-/// Longest option string that mount(2) takes, less its terminator.
-const MOUNT_OPTIONS_MAX: usize = 4095;
-
 pub(in crate::launch) struct Root {
-    pub source: RootSource,
+    /// A detached mount.
+    pub tree: OwnedFd,
     pub readonly: bool,
     pub propagation: u64,
     pub no_pivot: bool,
@@ -25,18 +25,6 @@ pub(in crate::launch) struct Root {
     pub readonly_paths: Vec<CString>,
     pub cwd: Target,
     pub console: Option<Target>,
-}
-
-pub(in crate::launch) enum RootSource {
-    /// A detached mount.
-    Detached(OwnedFd),
-    /// An overlay to mount over `target`, with mount(2) options. The descriptors keep the layers
-    /// that the options name by number.
-    Overlay {
-        target: CString,
-        options: CString,
-        _layers: Vec<OwnedFd>,
-    },
 }
 
 /// A path in the container: whole, and step by step for making what is missing.
@@ -57,15 +45,16 @@ pub(in crate::launch) struct PreparedDevice {
 }
 
 pub(super) fn root(plan: &LaunchPlan, sandbox: Option<BorrowedFd<'_>>) -> Prepare<Root> {
+    let mut idmaps = Idmaps::default();
     let mounts = plan
         .mounts
         .iter()
-        .map(|mount| prepare_mount(mount, sandbox))
+        .map(|mount| prepare_mount(mount, sandbox, &mut idmaps))
         .collect::<Prepare<_>>()?;
     let devices = plan.devices.iter().map(device).collect::<Prepare<_>>()?;
     let link = |(path, to): &(String, String)| Ok((target(path, false)?, text(to)?));
     Ok(Root {
-        source: root_source(&plan.rootfs)?,
+        tree: root_tree(plan, &mut idmaps)?,
         readonly: plan.rootfs_readonly || plan.rootfs == RootFs::Empty,
         propagation: plan.rootfs_propagation.map_or(0, propagation_flag),
         no_pivot: plan.no_pivot,
@@ -83,12 +72,25 @@ pub(super) fn root(plan: &LaunchPlan, sandbox: Option<BorrowedFd<'_>>) -> Prepar
     })
 }
 
-fn root_source(rootfs: &RootFs) -> Prepare<RootSource> {
-    match rootfs {
-        RootFs::Empty => new_tmpfs().map(RootSource::Detached),
-        RootFs::Dir(path) => clone_mount(path, true, MountAttrs::default(), Propagation::Private)
-            .map(RootSource::Detached),
-        RootFs::Overlay { lower, upper, work } => overlay(lower, upper, work),
+fn root_tree(plan: &LaunchPlan, idmaps: &mut Idmaps) -> Prepare<OwnedFd> {
+    let idmap = plan.rootfs_idmap.as_ref();
+    match &plan.rootfs {
+        RootFs::Empty => new_tmpfs(),
+        RootFs::Dir(path) => {
+            let tree = clone_mount(path, true)?;
+            if let Some(mappings) = idmap {
+                idmaps.apply(&tree, path, mappings, false)?;
+            }
+            set_up(
+                &tree,
+                path,
+                true,
+                MountAttrs::default(),
+                Propagation::Private,
+            )?;
+            Ok(tree)
+        }
+        RootFs::Overlay { lower, upper, work } => overlay(lower, upper, work, idmap, idmaps),
     }
 }
 
@@ -100,42 +102,6 @@ fn new_tmpfs() -> Prepare<OwnedFd> {
     }
     let attributes = mounts::ATTR_NOSUID | mounts::ATTR_NODEV;
     mounts::fsmount(context.as_fd(), attributes).map_err(attempt)
-}
-
-/// The options of an overlay. Layers are named by path, or by descriptor when paths are too long
-/// for mount(2). `volatile` (kernel 5.10) spares syncing a layer that no one reads after a crash.
-fn overlay(lower: &[String], upper: &str, work: &str) -> Prepare<RootSource> {
-    for path in lower.iter().map(String::as_str).chain([upper, work]) {
-        if path.contains([',', ':', '\\']) {
-            let what = format!("overlay directory {path:?} has a character of the option syntax");
-            return Err(LaunchError::prepare(what, libc::EINVAL));
-        }
-    }
-    let options =
-        |layers: &str| format!("lowerdir={layers},upperdir={upper},workdir={work},volatile");
-    let mut words = options(&lower.join(":"));
-    let mut layers = Vec::new();
-    if words.len() > MOUNT_OPTIONS_MAX {
-        for path in lower {
-            layers.push(open(path, libc::O_PATH | libc::O_DIRECTORY)?);
-        }
-        let names: Vec<String> = layers.iter().map(descriptor_path).collect();
-        words = options(&names.join(":"));
-    }
-    if words.len() > MOUNT_OPTIONS_MAX {
-        let what = format!("an overlay of {} layers", lower.len());
-        return Err(LaunchError::prepare(what, libc::E2BIG));
-    }
-    Ok(RootSource::Overlay {
-        target: text(upper)?,
-        options: text(&words)?,
-        _layers: layers,
-    })
-}
-
-fn descriptor_path(fd: &OwnedFd) -> String {
-    use std::os::fd::AsRawFd;
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 /// Splits a path of the container. `.` and empty parts vanish, `..` goes up but never above `/`.

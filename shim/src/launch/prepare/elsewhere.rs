@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A visit to another mount namespace, and back.
+
+use std::os::fd::AsFd;
+
+use super::{Prepare, open};
+use crate::launch::report::LaunchError;
+use crate::sys::{self, Sys, mounts};
+
+/// Changes the mount namespace by `enter`, does `work` there, and returns. This process has one
+/// thread, so nobody else sees the detour; its root and directory are restored.
+///
+/// The outer error is a failure to leave or to return, after which nothing here can go on.
+pub(super) fn visit<T>(
+    enter: impl FnOnce() -> Sys<()>,
+    work: impl FnOnce() -> Sys<T>,
+) -> Prepare<Sys<T>> {
+    let own = open("/proc/self/ns/mnt", libc::O_RDONLY)?;
+    let root = open("/", libc::O_PATH | libc::O_DIRECTORY)?;
+    let here = open(".", libc::O_PATH | libc::O_DIRECTORY)?;
+    let done = enter().and_then(|()| work());
+    sys::setns(own.as_fd(), libc::CLONE_NEWNS)
+        .and_then(|()| mounts::fchdir(root.as_fd()))
+        .and_then(|()| mounts::chroot(c"."))
+        .and_then(|()| mounts::fchdir(here.as_fd()))
+        .map_err(|errno| LaunchError::prepare("returning to the own mount namespace", errno))?;
+    Ok(done)
+}

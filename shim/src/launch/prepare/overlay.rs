@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+//! An overlay as a detached mount, with id-mapped layers where the plan wants them.
+//!
+//! Layers are named by descriptor: any number of them fits, any character may be in a path, and
+//! the container's mount table tells nothing of the host's directories.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use super::idmap::Idmaps;
+use super::{Prepare, elsewhere, open, text};
+use crate::launch::report::LaunchError;
+use crate::plan::IdMappings;
+use crate::sys::{self, mounts};
+
+/// Longest option string that mount(2) takes, less its terminator.
+const MOUNT_OPTIONS_MAX: usize = 4095;
+
+/// The directories of an overlay, opened.
+struct Layers {
+    lower: Vec<OwnedFd>,
+    upper: OwnedFd,
+    work: OwnedFd,
+    /// Id-mapped mounts that the directories are seen through, each with where it was copied from.
+    mapped: Vec<(OwnedFd, CString)>,
+}
+
+/// Mounts an overlay, `lower` topmost first. `volatile` (kernel 5.10) spares syncing a layer that
+/// no one reads after a crash.
+pub(super) fn overlay(
+    lower: &[String],
+    upper: &str,
+    work: &str,
+    idmap: Option<&IdMappings>,
+    idmaps: &mut Idmaps,
+) -> Prepare<OwnedFd> {
+    let layers = match idmap {
+        None => plain(lower, upper, work)?,
+        Some(mappings) => id_mapped(lower, upper, work, mappings, idmaps)?,
+    };
+    match by_options(&layers) {
+        // The kernel is older than 6.7 (`lowerdir+`) or 6.15 (layers on detached mounts).
+        Err(libc::EINVAL) => by_mount(&layers, upper),
+        mounted => mounted.map_err(|errno| LaunchError::prepare("mounting an overlay", errno)),
+    }
+}
+
+fn plain(lower: &[String], upper: &str, work: &str) -> Prepare<Layers> {
+    let dir = |path: &str| open(path, libc::O_PATH | libc::O_DIRECTORY);
+    Ok(Layers {
+        lower: lower.iter().map(|path| dir(path)).collect::<Prepare<_>>()?,
+        upper: dir(upper)?,
+        work: dir(work)?,
+        mapped: Vec::new(),
+    })
+}
+
+/// The upper and the work directory are mapped as well: a file that the container's root makes
+/// belongs to root on disk, as it does without a user namespace, and no directory needs another
+/// owner before. Both have to be on one mount, so their common parent is copied.
+fn id_mapped(
+    lower: &[String],
+    upper: &str,
+    work: &str,
+    mappings: &IdMappings,
+    idmaps: &mut Idmaps,
+) -> Prepare<Layers> {
+    let mut mapped = Vec::with_capacity(lower.len() + 1);
+    let parent = common_parent(Path::new(upper), Path::new(work));
+    let parent = parent.to_string_lossy().into_owned();
+    for path in lower.iter().chain([&parent]) {
+        let name = text(path)?;
+        let tree = mounts::open_tree(mounts::cwd(), &name, false)
+            .map_err(|errno| LaunchError::prepare(format!("opening layer {path:?}"), errno))?;
+        idmaps.apply(&tree, path, mappings, false)?;
+        mapped.push((tree, name));
+    }
+    let copy = |tree: &OwnedFd| {
+        sys::dup_above_stdio(tree.as_fd())
+            .map_err(|errno| LaunchError::prepare("copying a layer's descriptor", errno))
+    };
+    let (trees, base) = mapped.split_at(lower.len());
+    let base = &base[0].0;
+    Ok(Layers {
+        lower: trees
+            .iter()
+            .map(|(tree, _)| copy(tree))
+            .collect::<Prepare<_>>()?,
+        upper: through(base, &parent, upper)?,
+        work: through(base, &parent, work)?,
+        mapped,
+    })
+}
+
+fn common_parent(a: &Path, b: &Path) -> PathBuf {
+    let common = a.components().zip(b.components());
+    common
+        .take_while(|(a, b)| a == b && *a != Component::ParentDir)
+        .map(|(part, _)| part)
+        .collect()
+}
+
+/// `path` seen through a copy of the mount at `parent`, which must show the same directory.
+fn through(base: &OwnedFd, parent: &str, path: &str) -> Prepare<OwnedFd> {
+    let attempt = |errno| LaunchError::prepare(format!("opening {path:?} id-mapped"), errno);
+    let rest = Path::new(path)
+        .strip_prefix(parent)
+        .map_err(|_| attempt(libc::EXDEV))?;
+    let rest = text(&rest.to_string_lossy())?;
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let seen = mounts::openat(base.as_fd(), &rest, flags, 0).map_err(attempt)?;
+    let real = open(path, flags)?;
+    let file = |fd: &OwnedFd| mounts::fstat(fd.as_fd()).map(|stat| (stat.st_dev, stat.st_ino));
+    match file(&seen).map_err(attempt)? == file(&real).map_err(attempt)? {
+        true => Ok(seen),
+        false => Err(attempt(libc::EXDEV)),
+    }
+}
+
+fn name(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn by_options(layers: &Layers) -> sys::Sys<OwnedFd> {
+    let context = mounts::fsopen(c"overlay")?;
+    let set = |key: &CStr, layer: &OwnedFd| {
+        let name = CString::new(name(layer)).map_err(|_| libc::EINVAL)?;
+        mounts::fsconfig(context.as_fd(), key, Some(&name))
+    };
+    mounts::fsconfig(context.as_fd(), c"source", Some(c"overlay"))?;
+    for layer in &layers.lower {
+        set(c"lowerdir+", layer)?;
+    }
+    set(c"upperdir", &layers.upper)?;
+    set(c"workdir", &layers.work)?;
+    mounts::fsconfig(context.as_fd(), c"volatile", None)?;
+    mounts::fsmount(context.as_fd(), 0)
+}
+
+/// As older kernels want it: options as one string, id-mapped layers attached in the mount
+/// namespace of the caller. That is a passing one here.
+fn by_mount(layers: &Layers, target: &str) -> Prepare<OwnedFd> {
+    let attempt = |errno| LaunchError::prepare("mounting an overlay", errno);
+    let names: Vec<String> = layers.lower.iter().map(name).collect();
+    let (lower, upper, work) = (names.join(":"), name(&layers.upper), name(&layers.work));
+    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},volatile");
+    if options.len() > MOUNT_OPTIONS_MAX {
+        let what = format!("mounting an overlay of {} layers", names.len());
+        return Err(LaunchError::prepare(what, libc::E2BIG));
+    }
+    let (options, target) = (text(&options)?, text(target)?);
+    let enter = || {
+        sys::unshare(libc::CLONE_NEWNS)?;
+        mounts::set_all_propagation(libc::MS_PRIVATE)
+    };
+    let mount = || {
+        for (tree, place) in &layers.mapped {
+            let place = mounts::openat(mounts::cwd(), place, libc::O_PATH, 0)?;
+            mounts::attach(tree.as_fd(), place.as_fd())?;
+        }
+        mounts::mount(c"overlay", &target, c"overlay", &options)?;
+        mounts::open_tree(mounts::cwd(), &target, false)
+    };
+    elsewhere::visit(enter, mount)?.map_err(attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upper_and_work_are_reached_through_their_common_parent() {
+        let common = |a, b| common_parent(Path::new(a), Path::new(b));
+        assert_eq!(common("/a/b/upper", "/a/b/work"), Path::new("/a/b"));
+        assert_eq!(common("/a/upper", "/b/work"), Path::new("/"));
+        assert_eq!(common("/a/b", "/a/b/work"), Path::new("/a/b"));
+    }
+
+    /// The way of kernels older than this one must be tried somewhere. Needs root.
+    #[test]
+    fn an_older_kernel_mounts_id_mapped_layers_in_a_passing_namespace() {
+        let dir = std::env::temp_dir().join(format!("podwright-overlay-{}", std::process::id()));
+        let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+        for name in ["a", "b", "upper", "work"] {
+            std::fs::create_dir_all(path(name)).expect("creates");
+        }
+        std::fs::write(path("b/file"), "").expect("writes");
+        let line = crate::plan::IdMapping {
+            container: 0,
+            host: 100_000,
+            size: 1000,
+        };
+        let mappings = IdMappings {
+            uid: vec![line],
+            gid: vec![line],
+        };
+        let (mut idmaps, lower) = (Idmaps::default(), [path("a"), path("b")]);
+        let table = || std::fs::read("/proc/thread-self/mountinfo").expect("reads");
+        let before = table();
+        let tree = id_mapped(
+            &lower,
+            &path("upper"),
+            &path("work"),
+            &mappings,
+            &mut idmaps,
+        )
+        .and_then(|layers| by_mount(&layers, &path("upper")));
+        let owner = tree.as_ref().map(|tree| {
+            let file = mounts::openat(tree.as_fd(), c"file", libc::O_PATH, 0).expect("is there");
+            mounts::fstat(file.as_fd()).expect("stats").st_uid
+        });
+        assert_eq!(table(), before, "nothing is mounted in our own namespace");
+        std::fs::remove_dir_all(&dir).expect("removes");
+        assert_eq!(owner.expect("mounts"), 100_000);
+    }
+}
