@@ -65,6 +65,22 @@ pub struct Config {
     pub periods: Periods,
     /// Below what the node is under pressure.
     pub eviction_hard: Thresholds,
+    /// Ids of pods with `hostUsers: false`.
+    pub user_namespaces: UserNamespaceSettings,
+}
+
+/// Which ids pods with user namespaces of their own get.
+#[derive(Debug, Clone)]
+pub struct UserNamespaceSettings {
+    /// Ids per pod, a multiple of 65536 (`userNamespaces.idsPerPod`).
+    pub ids_per_pod: u32,
+    /// subuid(5): what the user `kubelet` may give away. Without a line of that user the pods get
+    /// the ids from 65536 on.
+    pub subuid_file: PathBuf,
+    /// subgid(5); it has to say the same.
+    pub subgid_file: PathBuf,
+    /// passwd(5), for lines that name the user by number.
+    pub passwd_file: PathBuf,
 }
 
 /// Periods and deadlines; [`Periods::default`] is what upstream ships.

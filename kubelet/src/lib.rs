@@ -23,6 +23,7 @@ pub mod probe;
 pub mod quantity;
 mod run;
 pub mod server;
+pub mod userns;
 pub mod volumes;
 
 pub use config::Config;

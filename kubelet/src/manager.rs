@@ -402,8 +402,9 @@ impl Manager {
         let deps = Arc::clone(&self.deps);
         // Not awaited here: it may touch slow disks. It is joined with the actors' tasks.
         self.tasks.spawn(async move {
-            if let Err(error) = deps.volumes.reconcile(&known).await {
-                tracing::warn!(%error, "cannot look for left-over volumes");
+            match deps.volumes.reconcile(&known).await {
+                Ok(removed) => removed.iter().for_each(|uid| deps.userns.release(uid)),
+                Err(error) => tracing::warn!(%error, "cannot look for left-over volumes"),
             }
             remove_old_logs(&deps, &known).await;
         });

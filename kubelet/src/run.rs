@@ -25,6 +25,7 @@ use crate::pod::admit::Rules;
 use crate::pod::deps::{Deps, PodTable, Settings};
 use crate::ports::{Allocatable, Clock, Events, Runtime, RuntimeError, StatusSink, SystemClock};
 use crate::server::{self, PodLookup, ServerError, ServerOptions};
+use crate::userns::{UserNamespaces, UsernsError};
 use crate::volumes::{VolumeDirs, Volumes};
 
 /// The runtime may be starting beside us.
@@ -62,6 +63,9 @@ pub enum Error {
     /// The machine could not be measured, or the node part ended.
     #[error("node")]
     Node(#[source] NodeError),
+    /// There are no ids for pods with user namespaces.
+    #[error("user namespaces")]
+    UserNamespaces(#[source] UsernsError),
     /// The node API could not be served.
     #[error("node api")]
     Server(#[source] ServerError),
@@ -250,19 +254,28 @@ fn rules(config: &Config, facts: &NodeFacts) -> Rules {
     }
 }
 
-/// Whether the default runtime handler mounts read-only recursively. A runtime that does not say
-/// cannot.
-async fn recursive_read_only(cri: &CriClient, deadline: Duration) -> bool {
+/// What the default runtime handler can do. A runtime that does not say can do nothing of it.
+async fn handler_features(
+    cri: &CriClient,
+    deadline: Duration,
+) -> crate::cri_v1::RuntimeHandlerFeatures {
     let mut client = cri.runtime();
     let call = client.status(crate::cri_v1::StatusRequest { verbose: false });
     let Ok(Ok(answer)) = tokio::time::timeout(deadline, call).await else {
-        return false;
+        return Default::default();
     };
     let handlers = answer.into_inner().runtime_handlers;
     let default = handlers.into_iter().find(|handler| handler.name.is_empty());
     default
         .and_then(|handler| handler.features)
-        .is_some_and(|features| features.recursive_read_only_mounts)
+        .unwrap_or_default()
+}
+
+fn user_namespaces(config: &Config, supported: bool) -> Result<Arc<UserNamespaces>, Error> {
+    let settings = &config.user_namespaces;
+    UserNamespaces::open(&config.root_dir(), settings, config.max_pods, supported)
+        .map(Arc::new)
+        .map_err(Error::UserNamespaces)
 }
 
 /// Starts a kubelet and answers when it serves.
@@ -279,7 +292,8 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, Er
         None => None,
     };
     let facts = Arc::new(node::facts(&node_options(&config, config.port)).map_err(Error::Node)?);
-    let recursive = recursive_read_only(&cri, config.periods.runtime_request_timeout).await;
+    let features = handler_features(&cri, config.periods.runtime_request_timeout).await;
+    let userns = user_namespaces(&config, features.user_namespaces)?;
     let mut tasks = Tasks::default();
     let (recorder, writer) = event_recorder::recorder(client.clone(), config.node_name.clone());
     tasks.spawn("events", writer.run(stop.clone()));
@@ -291,7 +305,8 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, Er
         &recorder,
         &mirrors,
         &facts,
-        recursive,
+        userns,
+        features.recursive_read_only_mounts,
         &mut tasks,
         &stop,
     );
@@ -342,6 +357,7 @@ fn deps(
     recorder: &Recorder,
     mirrors: &Arc<Mirrors>,
     facts: &Arc<NodeFacts>,
+    userns: Arc<UserNamespaces>,
     recursive: bool,
     tasks: &mut Tasks,
     stop: &CancellationToken,
@@ -365,6 +381,7 @@ fn deps(
         events: Arc::new(recorder.clone()),
         clock,
         volumes: Volumes::new(dirs, Arc::clone(&objects), Arc::clone(facts)),
+        userns,
         objects,
         facts: Arc::clone(facts),
         table: Arc::default(),

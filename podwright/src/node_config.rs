@@ -108,6 +108,15 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "COUNT", env = "PODWRIGHT_MAX_PODS")]
     pub(crate) max_pods: Option<u32>,
 
+    /// Ids that each pod with hostUsers: false gets, a multiple of 65536. They come out of the range
+    /// of user kubelet in /etc/subuid and /etc/subgid, else from 65536 on [default: 65536]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PODWRIGHT_USER_NAMESPACES_IDS_PER_POD"
+    )]
+    pub(crate) user_namespaces_ids_per_pod: Option<u32>,
+
     /// Below what the node is under pressure and takes no more pods
     /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%]
     #[arg(long, value_name = "LIMITS", env = "PODWRIGHT_EVICTION_HARD")]
@@ -153,6 +162,7 @@ pub(crate) struct NodeConfig {
     pub(crate) kubelet_port: u16,
     pub(crate) healthz_port: u16,
     pub(crate) max_pods: u32,
+    pub(crate) user_namespaces_ids_per_pod: u32,
     pub(crate) eviction_hard: Thresholds,
     pub(crate) cri_socket: PathBuf,
 }
@@ -195,6 +205,7 @@ impl NodeFlags {
             kubelet_port,
             healthz_port,
             max_pods,
+            user_namespaces_ids_per_pod,
             eviction_hard,
             cri_socket,
         )
@@ -254,6 +265,7 @@ impl NodeFlags {
             kubelet_port: self.kubelet_port.unwrap_or(10250),
             healthz_port: self.healthz_port.unwrap_or(10248),
             max_pods: self.max_pods.unwrap_or(110),
+            user_namespaces_ids_per_pod: self.user_namespaces_ids_per_pod.unwrap_or(65536),
             eviction_hard: match self.eviction_hard {
                 Some(limits) => limits.parse().context("eviction-hard")?,
                 None => Thresholds::default(),
@@ -320,6 +332,12 @@ impl NodeConfig {
             register_node: true,
             periods: kubelet::config::Periods::default(),
             eviction_hard: self.eviction_hard,
+            user_namespaces: kubelet::config::UserNamespaceSettings {
+                ids_per_pod: self.user_namespaces_ids_per_pod,
+                subuid_file: "/etc/subuid".into(),
+                subgid_file: "/etc/subgid".into(),
+                passwd_file: "/etc/passwd".into(),
+            },
         })
     }
 

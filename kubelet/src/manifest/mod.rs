@@ -356,6 +356,11 @@ mod tests {
                 "image: x}], restartPolicy: Sometimes",
                 "spec.restartPolicy",
             ),
+            (
+                "image: x}]",
+                "image: x}], hostUsers: false, hostNetwork: true",
+                "spec.hostNetwork",
+            ),
         ];
         for (from, to, path) in cases {
             let found = errors(&GOOD.replace(from, to));

@@ -90,6 +90,7 @@ fn check_spec(spec: &PodSpec, found: &mut Problems) {
             "expected 1 or more".to_owned(),
         ));
     }
+    host_users(spec, found);
     let mut volumes = BTreeSet::new();
     for (index, volume) in spec.volumes.iter().flatten().enumerate() {
         let path = format!("spec.volumes[{index}].name");
@@ -111,6 +112,21 @@ fn check_spec(spec: &PodSpec, found: &mut Problems) {
     for (index, container) in spec.containers.iter().enumerate() {
         let path = format!("spec.containers[{index}]");
         check_container(&path, container, &volumes, &mut names, found);
+    }
+}
+
+/// A pod with a user namespace of its own cannot be in the host's other namespaces.
+fn host_users(spec: &PodSpec, found: &mut Problems) {
+    let fields = [
+        ("spec.hostNetwork", spec.host_network),
+        ("spec.hostPID", spec.host_pid),
+        ("spec.hostIPC", spec.host_ipc),
+    ];
+    for (field, host) in fields {
+        if host == Some(true) && spec.host_users == Some(false) {
+            let text = "forbidden when `hostUsers` is false";
+            found.push((field.to_owned(), text.to_owned()));
+        }
     }
 }
 

@@ -21,6 +21,17 @@ struct Stage {
     _dir: tempfile::TempDir,
 }
 
+/// No pod of these tests has a user namespace.
+fn userns(dir: &std::path::Path) -> crate::userns::UserNamespaces {
+    let settings = crate::config::UserNamespaceSettings {
+        ids_per_pod: 65536,
+        subuid_file: dir.join("subuid"),
+        subgid_file: dir.join("subgid"),
+        passwd_file: dir.join("passwd"),
+    };
+    crate::userns::UserNamespaces::open(dir, &settings, 110, false).expect("opens")
+}
+
 impl Stage {
     fn new(spec: &str) -> Stage {
         let clock = TokioClock::new();
@@ -41,6 +52,7 @@ impl Stage {
             events: Arc::clone(&events) as _,
             clock,
             volumes: Volumes::new(dirs, Arc::new(NoObjects), Arc::clone(&facts)),
+            userns: Arc::new(userns(dir.path())),
             objects: Arc::new(NoObjects),
             facts,
             table: Arc::new(PodTable::default()),

@@ -60,7 +60,6 @@ pub fn unsupported(pod: &Pod) -> Option<String> {
             "spec.ephemeralContainers",
             filled(spec_of.ephemeral_containers.as_ref().map(Vec::len)),
         ),
-        ("spec.hostUsers=false", spec_of.host_users == Some(false)),
         (
             "spec.resourceClaims",
             filled(spec_of.resource_claims.as_ref().map(Vec::len)),
@@ -273,10 +272,6 @@ mod tests {
     #[test]
     fn unsupported_fields_are_refused_by_name() {
         let cases = [
-            (
-                "hostUsers: false\ncontainers: [{name: a, image: x}]",
-                "spec.hostUsers=false",
-            ),
             (
                 "runtimeClassName: kata\ncontainers: [{name: a, image: x}]",
                 "spec.runtimeClassName",

@@ -35,6 +35,8 @@ pub struct SandboxContext {
     pub cluster_domain: String,
     /// The node's name: the host name of pods on the host network.
     pub node_name: String,
+    /// The pod's user namespace.
+    pub userns: cri::UserNamespace,
 }
 
 /// What a container depends on beside the pod.
@@ -50,6 +52,8 @@ pub struct ContainerContext {
     pub node_memory_bytes: i64,
     /// The image, for its user.
     pub image: ImageSeen,
+    /// The sandbox's user namespace.
+    pub userns: cri::UserNamespace,
 }
 
 /// The pod's host name: `hostname`, else its name, cut to 63 characters as upstream does.
@@ -142,7 +146,7 @@ pub fn sandbox(pod: &Pod, attempt: u32, context: &SandboxContext) -> cri::PodSan
         annotations,
         linux: Some(cri::LinuxPodSandboxConfig {
             cgroup_parent: cgroup_parent(pod, &context.cgroup_parent),
-            security_context: Some(security::sandbox(pod)),
+            security_context: Some(security::sandbox(pod, &context.userns)),
             sysctls: security::sysctls(pod),
             overhead: None,
             resources: Some(pod_resources(pod)),
@@ -302,6 +306,16 @@ fn container_annotations(
     annotations
 }
 
+/// In a user namespace every mount shows its files with the ids of the container.
+fn mapped(mounts: &[cri::Mount], userns: &cri::UserNamespace) -> Vec<cri::Mount> {
+    let map = |mount: &cri::Mount| cri::Mount {
+        uid_mappings: userns.uids.clone(),
+        gid_mappings: userns.gids.clone(),
+        ..mount.clone()
+    };
+    mounts.iter().map(map).collect()
+}
+
 /// One container of a pod. `command` and `args` are expanded with the environment.
 pub fn container(
     pod: &Pod,
@@ -339,7 +353,7 @@ pub fn container(
         args: expand(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
         envs: envs.collect(),
-        mounts: context.mounts.clone(),
+        mounts: mapped(&context.mounts, &context.userns),
         labels: own_labels
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into(),
@@ -350,7 +364,12 @@ pub fn container(
         tty: container.tty.unwrap_or(false),
         linux: Some(cri::LinuxContainerConfig {
             resources: Some(resources(pod, container, context.node_memory_bytes)),
-            security_context: Some(security::container(pod, container, &context.image)),
+            security_context: Some(security::container(
+                pod,
+                container,
+                &context.image,
+                &context.userns,
+            )),
         }),
         stop_signal: stop_signal(container),
         ..Default::default()

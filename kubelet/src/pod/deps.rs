@@ -14,6 +14,7 @@ use super::spec;
 use crate::env::Objects;
 use crate::node::NodeFacts;
 use crate::ports::{Clock, Events, Runtime, StatusSink};
+use crate::userns::UserNamespaces;
 use crate::volumes::Volumes;
 
 /// The part of the configuration that actors need.
@@ -53,6 +54,8 @@ pub struct Deps {
     pub objects: Arc<dyn Objects>,
     /// The volume manager.
     pub volumes: Volumes,
+    /// Ids of pods with user namespaces.
+    pub userns: Arc<UserNamespaces>,
     /// What the node has.
     pub facts: Arc<NodeFacts>,
     /// Every pod with its newest status.

@@ -77,6 +77,7 @@ pub fn sandbox_config(deps: &Deps, pod: &Pod, attempt: u32) -> (cri::PodSandboxC
         dns: Some(dns),
         cluster_domain: settings.cluster_domain.clone(),
         node_name: settings.node_name.clone(),
+        userns: deps.userns.of(pod),
     };
     (cri_config::sandbox(pod, attempt, &context), missing)
 }
@@ -108,6 +109,9 @@ pub fn teardown_volumes(deps: &Arc<Deps>, pod: &Pod) -> impl Future<Output = Out
     let (deps, pod) = (Arc::clone(deps), pod.clone());
     async move {
         let result = deps.volumes.teardown(spec::uid(&pod)).await;
+        if result.is_ok() {
+            deps.userns.release(spec::uid(&pod));
+        }
         Outcome::VolumesGone(result.map_err(|error| chain(&error)))
     }
 }
@@ -120,38 +124,32 @@ pub fn create_sandbox(
 ) -> impl Future<Output = Outcome> + use<> {
     let (deps, pod) = (Arc::clone(deps), pod.clone());
     async move {
-        let (config, missing_dns) = sandbox_config(&deps, &pod, attempt);
-        let about = || spec::reference(&pod, None);
-        if missing_dns {
-            let message = dns::missing_cluster_dns(&pod);
-            deps.events
-                .record(about(), EventType::Warning, "MissingClusterDNS", message);
-        }
-        let logs = PathBuf::from(&config.log_directory);
-        let made = tokio::fs::create_dir_all(&logs).await;
-        let result = match made {
-            Err(error) => Err(format!(
-                "create pod log directory {}: {error}",
-                logs.display()
-            )),
-            Ok(()) => deps
-                .runtime
-                .run_sandbox(config)
-                .await
-                .map(|_| ())
-                .map_err(|error| error.to_string()),
-        };
+        let result = run_sandbox(&deps, &pod, attempt).await;
         if let Err(problem) = &result {
             let message = format!("Failed to create pod sandbox: {problem}");
-            deps.events.record(
-                about(),
-                EventType::Warning,
-                "FailedCreatePodSandBox",
-                message,
-            );
+            let about = spec::reference(&pod, None);
+            deps.events
+                .record(about, EventType::Warning, "FailedCreatePodSandBox", message);
         }
         Outcome::Sandbox(result)
     }
+}
+
+async fn run_sandbox(deps: &Deps, pod: &Pod, attempt: u32) -> Result<(), String> {
+    let ids = deps.userns.ensure(pod).await;
+    ids.map_err(|error| error.to_string())?;
+    let (config, missing_dns) = sandbox_config(deps, pod, attempt);
+    if missing_dns {
+        let (about, message) = (spec::reference(pod, None), dns::missing_cluster_dns(pod));
+        deps.events
+            .record(about, EventType::Warning, "MissingClusterDNS", message);
+    }
+    let logs = PathBuf::from(&config.log_directory);
+    tokio::fs::create_dir_all(&logs)
+        .await
+        .map_err(|error| format!("create pod log directory {}: {error}", logs.display()))?;
+    let made = deps.runtime.run_sandbox(config).await;
+    made.map(drop).map_err(|error| error.to_string())
 }
 
 /// After a failed clean-up: says so, and pauses.

@@ -44,7 +44,7 @@ fn int(value: Option<i64>) -> Option<cri::Int64Value> {
     value.map(|value| cri::Int64Value { value })
 }
 
-fn namespaces(pod: &Pod) -> cri::NamespaceOption {
+fn namespaces(pod: &Pod, userns: &cri::UserNamespace) -> cri::NamespaceOption {
     let spec_of = spec::spec(pod);
     let mode = |host: Option<bool>, otherwise: cri::NamespaceMode| {
         let host = host.unwrap_or(false);
@@ -64,6 +64,7 @@ fn namespaces(pod: &Pod) -> cri::NamespaceOption {
         network: mode(spec_of.host_network, cri::NamespaceMode::Pod),
         pid: mode(spec_of.host_pid, pid),
         ipc: mode(spec_of.host_ipc, cri::NamespaceMode::Pod),
+        userns_options: Some(userns.clone()),
         ..Default::default()
     }
 }
@@ -134,10 +135,10 @@ fn is_privileged(container: &Container) -> bool {
 }
 
 /// The sandbox's security context. It is privileged when any container is, as upstream has it.
-pub fn sandbox(pod: &Pod) -> cri::LinuxSandboxSecurityContext {
+pub fn sandbox(pod: &Pod, userns: &cri::UserNamespace) -> cri::LinuxSandboxSecurityContext {
     let context = pod_context(pod);
     cri::LinuxSandboxSecurityContext {
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, userns)),
         selinux_options: selinux(context.se_linux_options.as_ref()),
         run_as_user: int(context.run_as_user),
         run_as_group: int(context
@@ -169,6 +170,7 @@ pub fn container(
     pod: &Pod,
     container: &Container,
     image: &ImageSeen,
+    userns: &cri::UserNamespace,
 ) -> cri::LinuxContainerSecurityContext {
     let own = container.security_context.clone().unwrap_or_default();
     let context = pod_context(pod);
@@ -194,7 +196,7 @@ pub fn container(
             add_ambient_capabilities: Vec::new(),
         }),
         privileged,
-        namespace_options: Some(namespaces(pod)),
+        namespace_options: Some(namespaces(pod, userns)),
         selinux_options: selinux(
             own.se_linux_options
                 .as_ref()
@@ -306,7 +308,12 @@ mod tests {
         let pod = pod("
 securityContext: {runAsUser: 1, runAsGroup: 2, fsGroup: 3, supplementalGroups: [4], seccompProfile: {type: RuntimeDefault}}
 containers: [{name: a, image: x, securityContext: {runAsUser: 9, allowPrivilegeEscalation: false, readOnlyRootFilesystem: true}}]");
-        let merged = container(&pod, &spec::spec(&pod).containers[0], &ImageSeen::default());
+        let merged = container(
+            &pod,
+            &spec::spec(&pod).containers[0],
+            &ImageSeen::default(),
+            &cri::UserNamespace::default(),
+        );
         assert_eq!(merged.run_as_user.map(|user| user.value), Some(9));
         assert_eq!(merged.run_as_group.map(|group| group.value), Some(2));
         assert_eq!(merged.supplemental_groups, [4, 3]);

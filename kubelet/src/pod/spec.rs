@@ -122,6 +122,11 @@ pub fn host_network(pod: &Pod) -> bool {
     spec(pod).host_network.unwrap_or(false)
 }
 
+/// `spec.hostUsers`: false gives the pod a user namespace of its own.
+pub fn host_users(pod: &Pod) -> bool {
+    spec(pod).host_users.unwrap_or(true)
+}
+
 /// Whether somebody asked for the pod's deletion.
 pub fn is_deleting(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()

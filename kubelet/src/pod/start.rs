@@ -275,6 +275,7 @@ impl Start {
             mounts: mounts.mounts,
             node_memory_bytes: deps.facts.allocatable_memory_bytes,
             image: image.clone(),
+            userns: userns_of(&self.sandbox),
         };
         Ok(cri_config::container(&self.pod, &self.container, &context))
     }
@@ -324,6 +325,17 @@ impl Start {
             "PostStartHook failed",
         ))
     }
+}
+
+/// A container has the sandbox's user namespace, whatever the pod says by now.
+fn userns_of(sandbox: &cri::PodSandboxConfig) -> cri::UserNamespace {
+    let context = sandbox
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref());
+    context
+        .and_then(|context| context.namespace_options.as_ref()?.userns_options.clone())
+        .unwrap_or_default()
 }
 
 /// Go's `Duration.String()` cut to milliseconds: `1.204s`, `35ms`.

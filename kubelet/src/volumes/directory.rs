@@ -41,7 +41,7 @@ pub(super) fn set_up(dir: &Path, mark: &Path, root: Root) -> Result<(), SetUpErr
 }
 
 /// Makes directories that only the node's root enters, like upstream's 0750.
-pub(super) fn make_private(dir: &Path) -> Result<(), SetUpError> {
+pub(crate) fn make_private(dir: &Path) -> Result<(), SetUpError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o750)

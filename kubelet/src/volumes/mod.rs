@@ -35,6 +35,7 @@ use layout::PodDir;
 use payload::{Defaults, Payload};
 use plan::Source;
 
+pub(crate) use directory::make_private;
 pub use mounts::{ContainerMounts, MountContext, MountError};
 
 /// How long the disk may take for one call.
@@ -524,6 +525,22 @@ pub fn purge(kubelet_dir: &Path, pod_logs_dir: &Path) -> Result<(), VolumeError>
         }
     }
     Ok(())
+}
+
+/// The directory of one pod; none when the uid is not a plain file name.
+pub(crate) fn pod_dir(kubelet_dir: &Path, uid: &str) -> Option<PathBuf> {
+    PodDir::new(kubelet_dir, uid).map(|dir| dir.path().to_owned())
+}
+
+/// Every pod that has a directory: (uid, directory).
+///
+/// # Errors
+/// The directory of pods cannot be read.
+pub(crate) fn pod_dirs(kubelet_dir: &Path) -> Result<Vec<(String, PathBuf)>, SetUpError> {
+    let uids = list_pods(&layout::pods(kubelet_dir))?.into_iter();
+    Ok(uids
+        .filter_map(|uid| pod_dir(kubelet_dir, &uid).map(|dir| (uid, dir)))
+        .collect())
 }
 
 fn list_pods(pods: &Path) -> Result<Vec<String>, SetUpError> {

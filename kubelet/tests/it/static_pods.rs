@@ -45,6 +45,12 @@ fn config(containerd: &Containerd) -> Config {
         register_node: false,
         periods: kubelet::config::Periods::default(),
         eviction_hard: kubelet::node::Thresholds::default(),
+        user_namespaces: kubelet::config::UserNamespaceSettings {
+            ids_per_pod: 65536,
+            subuid_file: path.join("subuid"),
+            subgid_file: path.join("subgid"),
+            passwd_file: "/etc/passwd".into(),
+        },
     }
 }
 

@@ -213,6 +213,34 @@ pub(super) fn validate_spec(spec: &Value, path: &str, errors: &mut FieldErrors) 
     );
     tolerations(spec, path, errors);
     identity(spec, path, errors);
+    host_users(spec, path, errors);
+}
+
+/// A pod with a user namespace of its own cannot be in the host's other namespaces, and only such a
+/// pod may see all of /proc. The names of the fields are spelled as upstream spells them here.
+fn host_users(spec: &Value, path: &str, errors: &mut FieldErrors) {
+    let own = spec.get("hostUsers").and_then(Value::as_bool) == Some(false);
+    for (field, name) in [
+        ("hostNetwork", "hostNetwork"),
+        ("hostPID", "HostPID"),
+        ("hostIPC", "HostIPC"),
+    ] {
+        if own && truth(spec, &format!("/{field}")) {
+            errors.forbidden(format!("{path}.{name}"), "when `hostUsers` is false");
+        }
+    }
+    for field in CONTAINERS {
+        for (at, one) in list(spec, &format!("/{field}")).iter().enumerate() {
+            let mount = text(one, "/securityContext/procMount");
+            if mount == "Unmasked" && !own {
+                errors.invalid(
+                    format!("{path}.{field}[{at}].securityContext.procMount"),
+                    mount,
+                    "`hostUsers` must be false to use `Unmasked`",
+                );
+            }
+        }
+    }
 }
 
 fn identity(spec: &Value, path: &str, errors: &mut FieldErrors) {
@@ -346,6 +374,39 @@ mod tests {
         let once = pod.clone();
         (POD.default)(&mut pod);
         assert_eq!(pod, once, "defaults are idempotent");
+    }
+
+    #[test]
+    fn a_user_namespace_excludes_the_hosts_namespaces() {
+        let with = |more: Value| {
+            let mut spec = json!({"containers": [{"name": "c", "image": "x"}]});
+            spec.as_object_mut()
+                .expect("an object")
+                .extend(more.as_object().expect("an object").clone());
+            errors(json!({ "spec": spec }))
+        };
+        assert!(with(json!({"hostUsers": false})).is_empty());
+        assert!(with(json!({"hostUsers": true, "hostNetwork": true, "hostPID": true})).is_empty());
+        assert_eq!(
+            with(
+                json!({"hostUsers": false, "hostNetwork": true, "hostPID": true, "hostIPC": true})
+            ),
+            [
+                "spec.hostNetwork: Forbidden: when `hostUsers` is false",
+                "spec.HostPID: Forbidden: when `hostUsers` is false",
+                "spec.HostIPC: Forbidden: when `hostUsers` is false",
+            ]
+        );
+        let unmasked = json!({"containers": [{"name": "c", "image": "x", "securityContext": {"procMount": "Unmasked"}}]});
+        assert_eq!(
+            with(unmasked.clone()),
+            [
+                "spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`"
+            ]
+        );
+        let mut own = unmasked;
+        own["hostUsers"] = false.into();
+        assert!(with(own).is_empty());
     }
 
     #[test]
