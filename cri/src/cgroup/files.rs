@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Cgroup directories and files: what both layouts have in common.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::CgroupError;
+use super::{CgroupError, Memory, convert};
 
 /// A killed process leaves its cgroup within milliseconds, unless it hangs in the kernel.
 pub(super) const KILL_DEADLINE: Duration = Duration::from_secs(10);
+/// As runc waits.
+pub(super) const FREEZE_DEADLINE: Duration = Duration::from_secs(10);
 const REMOVE_DEADLINE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -32,6 +35,104 @@ pub(super) fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
         })
 }
 
+/// Writes a limit. A file that is not there, in a cgroup that is, means that the kernel was built or
+/// booted without that feature: the error names the field that asked for it.
+pub(super) fn set(
+    dir: &Path,
+    controller: &'static str,
+    file: &str,
+    value: &str,
+    field: &str,
+) -> Result<(), CgroupError> {
+    match write(&dir.join(file), value) {
+        Err(CgroupError::Write { source, .. })
+            if source.kind() == io::ErrorKind::NotFound && dir.exists() =>
+        {
+            Err(CgroupError::Absent {
+                field: field.to_owned(),
+                controller,
+                file: file.to_owned(),
+            })
+        }
+        other => other,
+    }
+}
+
+/// `suffix` is the layout's name for a limit. Both what is used and what is reserved are limited,
+/// the latter where the kernel has it (5.7).
+pub(super) fn hugepages(
+    dir: &Path,
+    controller: &'static str,
+    limits: &[(String, u64)],
+    suffix: &str,
+) -> Result<(), CgroupError> {
+    let sizes = hugepage_sizes();
+    for (size, bytes) in limits {
+        if !sizes.contains(size) {
+            return Err(CgroupError::Invalid {
+                field: "linux.resources.hugepageLimits.pageSize".to_owned(),
+                reason: format!(
+                    "{size:?} is not one of this machine's: {}",
+                    sizes.join(", ")
+                ),
+            });
+        }
+        let field = "linux.resources.hugepageLimits.limit";
+        let value = bytes.to_string();
+        set(
+            dir,
+            controller,
+            &format!("hugetlb.{size}.{suffix}"),
+            &value,
+            field,
+        )?;
+        let reserved = format!("hugetlb.{size}.rsvd.{suffix}");
+        match set(dir, controller, &reserved, &value, field) {
+            Err(CgroupError::Absent { .. }) => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+/// The page sizes of this machine, as the kernel's files name them.
+pub(super) fn hugepage_sizes() -> Vec<String> {
+    let entries = std::fs::read_dir("/sys/kernel/mm/hugepages");
+    let name = |entry: std::fs::DirEntry| {
+        let name = entry.file_name().into_string().ok()?;
+        let kilobytes = name.strip_prefix("hugepages-")?.strip_suffix("kB")?;
+        Some(convert::page_size_name(kilobytes.parse().ok()?))
+    };
+    let mut sizes: Vec<String> = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(name)
+        .collect();
+    sizes.sort();
+    sizes
+}
+
+/// For `checkBeforeUpdate`. A cgroup whose usage cannot be read is new, and uses nothing.
+pub(super) fn check_usage(usage_file: &Path, limits: &Memory) -> Result<(), CgroupError> {
+    let Ok(Some(usage)) = number(usage_file) else {
+        return Ok(());
+    };
+    for (what, limit) in [("memory+swap", limits.swap), ("memory", limits.limit)] {
+        if let Some(limit) = limit.filter(|limit| *limit > 0 && limit.unsigned_abs() <= usage) {
+            return Err(CgroupError::BelowUsage { what, limit, usage });
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn errno(error: &CgroupError) -> Option<i32> {
+    match error {
+        CgroupError::Write { source, .. } | CgroupError::Io { source, .. } => source.raw_os_error(),
+        _ => None,
+    }
+}
+
 pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
     std::fs::read_to_string(path).map_err(failed("reading", path))
 }
@@ -39,6 +140,24 @@ pub(super) fn read(path: &Path) -> Result<String, CgroupError> {
 /// A file that holds one number, or `max`, which is `None`.
 pub(super) fn number(path: &Path) -> Result<Option<u64>, CgroupError> {
     Ok(read(path)?.trim().parse().ok())
+}
+
+/// As [`number`], zero when it is `max`, `None` when there is no such file.
+pub(super) fn optional(path: &Path) -> Result<Option<u64>, CgroupError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().parse().unwrap_or(0))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed("reading", path)(error)),
+    }
+}
+
+/// Every `key value` line.
+pub(super) fn map(text: &str) -> BTreeMap<String, u64> {
+    let parse = |line: &str| {
+        let (name, value) = line.split_once(' ')?;
+        Some((name.to_owned(), value.trim().parse().ok()?))
+    };
+    text.lines().filter_map(parse).collect()
 }
 
 /// The value of `key` in a file of `key value` lines; zero when it is not there.
@@ -50,7 +169,7 @@ pub(super) fn keyed(text: &str, key: &str) -> u64 {
     text.lines().find_map(value).unwrap_or(0)
 }
 
-fn absent(error: &io::Error) -> bool {
+pub(super) fn absent(error: &io::Error) -> bool {
     // A cgroup that vanishes while its file is open says ENODEV.
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }

@@ -11,8 +11,11 @@
 //! All calls block for microseconds to milliseconds (`remove` and `kill` up to their deadline):
 //! call them with `spawn_blocking` from async code.
 
-mod device_program;
+mod convert;
 mod files;
+mod limits;
+mod oom;
+mod stats;
 mod v1;
 mod v2;
 
@@ -20,6 +23,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shim::plan::CgroupJoin;
+
+pub use limits::{
+    BlockIo, Cpu, DeviceRule, Limits, Memory, Network, Rdma, Throttle, ThrottleKind, WeightDevice,
+};
+pub use oom::{OomEvent, OomWatch};
+pub use stats::{InterfaceStats, Pressure, PressureLine, Stats, Summary, interfaces};
 
 /// A checked path relative to the hierarchy root: no `..`, no empty part, never the root itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,57 +61,6 @@ impl CgroupPath {
     pub fn as_str(&self) -> &str {
         &self.0
     }
-}
-
-/// Limits; what is `None` stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes; -1 removes the limit.
-    pub memory_bytes: Option<i64>,
-    /// Memory plus swap, bytes, as in v1 and the OCI spec; -1 removes the limit.
-    pub memory_swap_bytes: Option<i64>,
-    /// v1 units (2 to 262144); converted to cpu.weight on v2.
-    pub cpu_shares: Option<u64>,
-    /// Microseconds per period; -1 removes the limit.
-    pub cpu_quota: Option<i64>,
-    pub cpu_period: Option<u64>,
-    /// 0 or less: no limit.
-    pub pids: Option<i64>,
-    pub cpuset_cpus: Option<String>,
-    pub cpuset_mems: Option<String>,
-    /// The complete list of device rules, evaluated in order; the default is to deny.
-    pub devices: Option<Vec<DeviceRule>>,
-    /// v2 files to write as they are (CRI `unified`). An error on v1 unless empty.
-    pub unified: Vec<(String, String)>,
-}
-
-/// One device rule, in the OCI spec's terms.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceRule {
-    pub allow: bool,
-    /// `a`, `b` or `c`.
-    pub kind: char,
-    pub major: Option<u32>,
-    pub minor: Option<u32>,
-    pub read: bool,
-    pub write: bool,
-    pub mknod: bool,
-}
-
-/// Usage, in the units that CRI and the kubelet's summary use.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Stats {
-    pub cpu_usage_nanos: u64,
-    pub memory_usage_bytes: u64,
-    /// Usage without inactive file pages: what eviction looks at.
-    pub memory_working_set_bytes: u64,
-    pub memory_rss_bytes: u64,
-    pub memory_page_faults: u64,
-    pub memory_major_page_faults: u64,
-    /// None when unlimited.
-    pub memory_limit_bytes: Option<u64>,
-    pub pids: u64,
-    pub oom_kills: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -138,8 +96,29 @@ pub enum CgroupError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{what} is not supported on this host's cgroups")]
-    Unsupported { what: String },
+    #[error("{field} is not supported: {reason}")]
+    Unsupported { field: String, reason: String },
+    #[error("{field} is invalid: {reason}")]
+    Invalid { field: String, reason: String },
+    #[error("{field} cannot be set: the cgroup controller {controller} of this host has no {file}")]
+    Absent {
+        field: String,
+        controller: &'static str,
+        file: String,
+    },
+    #[error("unable to set memory limit to {limit} (current usage: {usage}, peak usage: {peak})")]
+    MemoryInUse { limit: i64, usage: u64, peak: u64 },
+    #[error("rejecting {what} limit {limit} <= usage {usage}")]
+    BelowUsage {
+        what: &'static str,
+        limit: i64,
+        usage: u64,
+    },
+    #[error("cgroup {path} did not freeze within {waited:?}")]
+    NotFrozen {
+        path: String,
+        waited: std::time::Duration,
+    },
 }
 
 /// What the runtime needs of cgroups.
@@ -158,9 +137,39 @@ pub trait Manager: Send + Sync + std::fmt::Debug {
     fn apply(&self, path: &CgroupPath, limits: &Limits) -> Result<(), CgroupError>;
     /// The directories for a launch plan. Pure.
     fn join(&self, path: &CgroupPath) -> CgroupJoin;
+    fn exists(&self, path: &CgroupPath) -> bool;
+    /// The few figures that the kubelet asks for again and again.
+    ///
+    /// # Errors
+    /// When the cgroup does not exist.
+    fn summary(&self, path: &CgroupPath) -> Result<Summary, CgroupError>;
+    /// All that the kernel counts, as `events --stats` shows it. Network interfaces are not a
+    /// cgroup's: see [`interfaces`].
+    ///
     /// # Errors
     /// When the cgroup does not exist.
     fn stats(&self, path: &CgroupPath) -> Result<Stats, CgroupError>;
+    /// Stops every process in this cgroup and below it where it is, and waits until all are.
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// `NotFrozen` when one does not stop in time: then all run on.
+    fn freeze(&self, path: &CgroupPath) -> Result<(), CgroupError>;
+    /// Lets them run on. Idempotent.
+    ///
+    /// # Errors
+    /// Names the file.
+    fn thaw(&self, path: &CgroupPath) -> Result<(), CgroupError>;
+    /// Whether [`freeze`](Self::freeze) holds for this cgroup itself.
+    ///
+    /// # Errors
+    /// When the file cannot be read; a cgroup that is gone is not frozen.
+    fn frozen(&self, path: &CgroupPath) -> Result<bool, CgroupError>;
+    /// Watches for kills by the kernel for want of memory, from now on.
+    ///
+    /// # Errors
+    /// When the cgroup does not exist, or the kernel has no such notification.
+    fn watch_oom(&self, path: &CgroupPath) -> Result<OomWatch, CgroupError>;
     /// Pids in this cgroup and below it.
     ///
     /// # Errors

@@ -3,22 +3,15 @@
 
 use std::collections::HashMap;
 
-use crate::cgroup::Limits;
+use crate::cgroup::{Cpu, Limits, Memory};
 use crate::fault::{Fault, Result};
 use crate::v1;
 
 /// The limits of a container or a pod.
 ///
 /// # Errors
-/// Names what is not supported: limits of huge pages above zero.
+/// Names a value that cannot be.
 pub(crate) fn limits(wanted: &v1::LinuxContainerResources) -> Result<Limits> {
-    // The kubelet lists every page size of the machine with zero; only a real wish is refused.
-    if let Some(limit) = wanted.hugepage_limits.iter().find(|l| l.limit > 0) {
-        return Err(Fault::invalid(format!(
-            "resources.hugepage_limits {} of {}: huge page limits are not supported by podwright yet",
-            limit.limit, limit.page_size
-        )));
-    }
     let said = |value: i64| (value != 0).then_some(value);
     let unsigned = |value: i64, field: &str| {
         said(value)
@@ -30,17 +23,36 @@ pub(crate) fn limits(wanted: &v1::LinuxContainerResources) -> Result<Limits> {
     };
     let text = |value: &String| (!value.is_empty()).then(|| value.clone());
     Ok(Limits {
-        memory_bytes: said(wanted.memory_limit_in_bytes),
-        memory_swap_bytes: said(wanted.memory_swap_limit_in_bytes),
-        cpu_shares: unsigned(wanted.cpu_shares, "cpu_shares")?,
-        cpu_quota: said(wanted.cpu_quota),
-        cpu_period: unsigned(wanted.cpu_period, "cpu_period")?,
-        pids: None,
-        cpuset_cpus: text(&wanted.cpuset_cpus),
-        cpuset_mems: text(&wanted.cpuset_mems),
-        devices: None,
+        memory: Memory {
+            limit: said(wanted.memory_limit_in_bytes),
+            swap: said(wanted.memory_swap_limit_in_bytes),
+            ..Memory::default()
+        },
+        cpu: Cpu {
+            shares: unsigned(wanted.cpu_shares, "cpu_shares")?,
+            quota: said(wanted.cpu_quota),
+            period: unsigned(wanted.cpu_period, "cpu_period")?,
+            cpus: text(&wanted.cpuset_cpus),
+            mems: text(&wanted.cpuset_mems),
+            ..Cpu::default()
+        },
+        hugepages: hugepages(&wanted.hugepage_limits),
         unified: unified(&wanted.unified)?,
+        ..Limits::default()
     })
+}
+
+/// The kubelet lists every page size of the machine, with zero for those that a pod may not use.
+/// Where the host cannot limit huge pages, such zeros alone must not fail every container, so they
+/// are said only beside a real limit.
+fn hugepages(wanted: &[v1::HugepageLimit]) -> Vec<(String, u64)> {
+    if wanted.iter().all(|limit| limit.limit == 0) {
+        return Vec::new();
+    }
+    let said = wanted
+        .iter()
+        .map(|limit| (limit.page_size.clone(), limit.limit));
+    said.collect()
 }
 
 fn unified(wanted: &HashMap<String, String>) -> Result<Vec<(String, String)>> {
@@ -103,6 +115,13 @@ pub(crate) fn updated(
             into.clone_from(from);
         }
     }
+    for limit in &new.hugepage_limits {
+        let same = |known: &&mut v1::HugepageLimit| known.page_size == limit.page_size;
+        match merged.hugepage_limits.iter_mut().find(same) {
+            Some(known) => known.limit = limit.limit,
+            None => merged.hugepage_limits.push(limit.clone()),
+        }
+    }
     merged.unified.extend(new.unified.clone());
     merged
 }
@@ -125,22 +144,37 @@ mod tests {
         })
         .unwrap();
         assert_eq!(
-            (some.memory_bytes, some.cpu_quota, some.cpu_shares),
+            (some.memory.limit, some.cpu.quota, some.cpu.shares),
             (Some(5), Some(-1), Some(2))
         );
     }
 
     #[test]
-    fn huge_pages_are_refused_by_name_unless_zero() {
+    fn huge_pages_are_limited_when_one_size_is() {
         let with = |limit| v1::LinuxContainerResources {
-            hugepage_limits: vec![v1::HugepageLimit {
-                page_size: "2MB".into(),
-                limit,
-            }],
+            hugepage_limits: vec![
+                v1::HugepageLimit {
+                    page_size: "2MB".into(),
+                    limit,
+                },
+                v1::HugepageLimit {
+                    page_size: "1GB".into(),
+                    limit: 0,
+                },
+            ],
             ..Default::default()
         };
-        assert!(limits(&with(0)).is_ok());
-        assert!(limits(&with(1)).unwrap_err().to_string().contains("2MB"));
+        assert_eq!(limits(&with(0)).unwrap().hugepages, []);
+        let some = limits(&with(4 << 20)).unwrap().hugepages;
+        assert_eq!(some, [("2MB".to_owned(), 4 << 20), ("1GB".to_owned(), 0)]);
+        let merged = updated(&with(5), &with(6));
+        assert_eq!(
+            (
+                merged.hugepage_limits.len(),
+                merged.hugepage_limits[0].limit
+            ),
+            (2, 6)
+        );
     }
 
     #[test]
@@ -173,6 +207,6 @@ mod tests {
             ..Default::default()
         };
         let sum = pod_limits(&config).unwrap().unwrap();
-        assert_eq!((sum.memory_bytes, sum.cpu_quota), (Some(107), None));
+        assert_eq!((sum.memory.limit, sum.cpu.quota), (Some(107), None));
     }
 }

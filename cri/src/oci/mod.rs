@@ -21,5 +21,5 @@ mod sysctl;
 
 pub use compile::{CompileContext, CompileError, compile};
 pub use process::compile_process;
-pub use resources::limits;
+pub use resources::{limits, update_limits};
 pub use sandbox::{SandboxInput, sandbox_plan};

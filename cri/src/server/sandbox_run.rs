@@ -300,7 +300,7 @@ async fn make_cgroups(
     let made = member.clone();
     runtime
         .with_cgroups("making the pod's cgroups", move |manager| {
-            let fresh = manager.stats(&pod).is_err();
+            let fresh = !manager.exists(&pod);
             manager.create(&pod)?;
             if let (true, Some(limits)) = (fresh, &limits) {
                 manager.apply(&pod, limits)?;

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
-use crate::cgroup::Stats;
+use crate::cgroup::{self, Pressure, PressureLine, Summary};
 use crate::container::{ContainerRecord, State};
 use crate::fault::Result;
 use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
@@ -48,16 +48,49 @@ fn number(value: u64) -> Option<v1::UInt64Value> {
     Some(v1::UInt64Value { value })
 }
 
-fn cpu(stats: &Stats, rate: Option<u64>) -> v1::CpuUsage {
+fn psi(pressure: Option<Pressure>) -> Option<v1::PsiStats> {
+    let line = |line: PressureLine| v1::PsiData {
+        total: line.total,
+        avg10: line.avg10,
+        avg60: line.avg60,
+        avg300: line.avg300,
+    };
+    pressure.map(|pressure| v1::PsiStats {
+        full: Some(line(pressure.full)),
+        some: Some(line(pressure.some)),
+    })
+}
+
+fn io(stats: &Summary) -> Option<v1::IoUsage> {
+    psi(stats.io_pressure).map(|psi| v1::IoUsage {
+        timestamp: now(),
+        psi: Some(psi),
+    })
+}
+
+/// None where the kernel does not count swap.
+fn swap(stats: &Summary) -> Option<v1::SwapUsage> {
+    let usage = stats.swap_usage_bytes?;
+    let left = stats
+        .swap_limit_bytes
+        .map(|limit| limit.saturating_sub(usage));
+    Some(v1::SwapUsage {
+        timestamp: now(),
+        swap_available_bytes: left.and_then(number),
+        swap_usage_bytes: number(usage),
+    })
+}
+
+fn cpu(stats: &Summary, rate: Option<u64>) -> v1::CpuUsage {
     v1::CpuUsage {
         timestamp: now(),
         usage_core_nano_seconds: number(stats.cpu_usage_nanos),
         usage_nano_cores: rate.map(|value| v1::UInt64Value { value }),
-        psi: None,
+        psi: psi(stats.cpu_pressure),
     }
 }
 
-fn memory(stats: &Stats) -> v1::MemoryUsage {
+fn memory(stats: &Summary) -> v1::MemoryUsage {
     v1::MemoryUsage {
         timestamp: now(),
         working_set_bytes: number(stats.memory_working_set_bytes),
@@ -68,7 +101,7 @@ fn memory(stats: &Stats) -> v1::MemoryUsage {
         rss_bytes: number(stats.memory_rss_bytes),
         page_faults: number(stats.memory_page_faults),
         major_page_faults: number(stats.memory_major_page_faults),
-        psi: None,
+        psi: psi(stats.memory_pressure),
     }
 }
 
@@ -82,10 +115,10 @@ fn rate(before: (i64, u64), after: (i64, u64)) -> Option<u64> {
     u64::try_from(used * 1_000_000_000 / elapsed).ok()
 }
 
-async fn read(runtime: &Runtime, cgroup: &str) -> Result<Stats> {
+async fn read(runtime: &Runtime, cgroup: &str) -> Result<Summary> {
     let path = cgroup_path(cgroup)?;
     runtime
-        .with_cgroups("reading statistics", move |manager| manager.stats(&path))
+        .with_cgroups("reading statistics", move |manager| manager.summary(&path))
         .await
 }
 
@@ -124,6 +157,8 @@ async fn of_container(runtime: &Runtime, container: &Container) -> Result<v1::Co
             .replace(sample);
         answer.cpu = Some(cpu(&stats, before.and_then(|before| rate(before, sample))));
         answer.memory = Some(memory(&stats));
+        answer.swap = swap(&stats);
+        answer.io = io(&stats);
     }
     Ok(answer)
 }
@@ -188,7 +223,7 @@ async fn of_sandbox(runtime: &Arc<Runtime>, sandbox: &Sandbox) -> Result<v1::Pod
                 process_count: number(stats.pids),
             }),
             containers: containers(runtime, Some(&in_pod)).await,
-            io: None,
+            io: io(&stats),
         }),
         windows: None,
     })
@@ -240,8 +275,11 @@ async fn network_usage(record: &SandboxRecord) -> Result<Option<v1::NetworkUsage
         std::fs::read_to_string(path).unwrap_or_default()
     })
     .await?;
-    let mut interfaces = interface_counters(&text);
-    interfaces.retain(|i| i.name != "lo");
+    let mut interfaces: Vec<_> = cgroup::interfaces(&text)
+        .into_iter()
+        .filter(|counters| counters.name != "lo")
+        .map(interface)
+        .collect();
     let default = interfaces
         .iter()
         .position(|i| i.name == network::INTERFACE)
@@ -253,24 +291,14 @@ async fn network_usage(record: &SandboxRecord) -> Result<Option<v1::NetworkUsage
     }))
 }
 
-/// Parses `/proc/<pid>/net/dev` (proc_pid_net(5)): per interface 8 receive columns, then 8 of transmit.
-fn interface_counters(text: &str) -> Vec<v1::NetworkInterfaceUsage> {
-    let parse = |line: &str| {
-        let (name, rest) = line.split_once(':')?;
-        let columns: Vec<u64> = rest
-            .split_whitespace()
-            .map_while(|c| c.parse().ok())
-            .collect();
-        let at = |index: usize| columns.get(index).copied().and_then(number);
-        Some(v1::NetworkInterfaceUsage {
-            name: name.trim().to_owned(),
-            rx_bytes: at(0),
-            rx_errors: at(2),
-            tx_bytes: at(8),
-            tx_errors: at(10),
-        })
-    };
-    text.lines().filter_map(parse).collect()
+fn interface(counters: cgroup::InterfaceStats) -> v1::NetworkInterfaceUsage {
+    v1::NetworkInterfaceUsage {
+        rx_bytes: number(counters.rx_bytes),
+        rx_errors: number(counters.rx_errors),
+        tx_bytes: number(counters.tx_bytes),
+        tx_errors: number(counters.tx_errors),
+        name: counters.name,
+    }
 }
 
 #[cfg(test)]
@@ -285,15 +313,5 @@ mod tests {
         );
         assert_eq!(rate((5, 0), (5, 10)), None);
         assert_eq!(rate((5, 10), (9, 3)), None);
-    }
-
-    #[test]
-    fn counters_are_read_from_the_kernels_table() {
-        let text = "Inter-| Receive | Transmit\n face |bytes packets\n  eth0: 10 1 2 0 0 0 0 0 20 1 3 0 0 0 0 0\n";
-        let found = interface_counters(text);
-        assert_eq!(found.len(), 1);
-        assert_eq!(found[0].name, "eth0");
-        assert_eq!(found[0].rx_bytes, number(10));
-        assert_eq!(found[0].tx_errors, number(3));
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cri::cgroup::{self, CgroupPath, DeviceRule, Limits, Manager};
+use cri::cgroup::{self, CgroupPath, Cpu, DeviceRule, Limits, Manager, Memory};
 use serde_json::json;
 
 use crate::pod::{Pod, container};
@@ -55,10 +55,16 @@ fn limits() -> Limits {
         ..null.clone()
     };
     Limits {
-        memory_bytes: Some(32 << 20),
-        cpu_shares: Some(512),
-        cpu_quota: Some(50_000),
-        cpu_period: Some(100_000),
+        memory: Memory {
+            limit: Some(32 << 20),
+            ..Memory::default()
+        },
+        cpu: Cpu {
+            shares: Some(512),
+            quota: Some(50_000),
+            period: Some(100_000),
+            ..Cpu::default()
+        },
         pids: Some(20),
         devices: Some(vec![any_node, null]),
         ..Limits::default()
@@ -85,7 +91,7 @@ async fn limits_hold_for_a_container() {
     })
     .await;
     assert_eq!(pod.output("c"), "null\nzero-denied\n20\n");
-    let stats = tree.manager.stats(&path).expect("reads");
+    let stats = tree.manager.summary(&path).expect("reads");
     assert_eq!(stats.memory_limit_bytes, Some(32 << 20));
     assert!(stats.pids >= 1 && stats.cpu_usage_nanos > 0, "{stats:?}");
     assert!(
@@ -108,8 +114,11 @@ async fn an_out_of_memory_kill_is_in_the_exit_record() {
     let path = tree.path.child("c").expect("a plain name");
     tree.manager.create(&path).expect("creates");
     let limits = Limits {
-        memory_bytes: Some(16 << 20),
-        memory_swap_bytes: Some(16 << 20),
+        memory: Memory {
+            limit: Some(16 << 20),
+            swap: Some(16 << 20),
+            ..Memory::default()
+        },
         ..Limits::default()
     };
     tree.manager.apply(&path, &limits).expect("applies");
@@ -130,7 +139,7 @@ fn what_is_gone_can_be_killed_and_removed() {
     let tree = Subtree::new();
     tree.manager.kill(&tree.path).expect("kills nobody");
     tree.manager.remove(&tree.path).expect("removes nothing");
-    assert!(tree.manager.stats(&tree.path).is_err());
+    assert!(tree.manager.summary(&tree.path).is_err());
 }
 
 #[test]

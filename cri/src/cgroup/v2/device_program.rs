@@ -8,7 +8,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use super::{CgroupError, DeviceRule};
+use crate::cgroup::{CgroupError, DeviceRule};
 
 /// One eBPF instruction: `struct bpf_insn`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
