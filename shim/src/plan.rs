@@ -42,6 +42,32 @@ pub struct LaunchPlan {
     pub sysctls: Vec<(String, String)>,
     /// The first process.
     pub process: ProcessPlan,
+    pub hooks: Hooks,
+}
+
+/// Programs to run at fixed points of the container's life.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// The container's state as a JSON object that is not empty, without `status` and `pid`.
+    pub state: String,
+    pub prestart: Vec<Hook>,
+    pub create_runtime: Vec<Hook>,
+    pub create_container: Vec<Hook>,
+    pub start_container: Vec<Hook>,
+    pub poststart: Vec<Hook>,
+    pub poststop: Vec<Hook>,
+}
+
+/// One hook.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// Absolute: of the host, for `start_container` in the container.
+    pub path: String,
+    /// With the program's name; the path alone when there are none.
+    pub args: Vec<String>,
+    pub env: Vec<String>,
+    /// It is killed after this time; without, it may take as long as it likes.
+    pub timeout_secs: Option<u32>,
 }
 
 /// The namespaces of a container.

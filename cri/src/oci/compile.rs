@@ -7,11 +7,15 @@ use oci_spec::runtime::{Linux, Spec};
 use shim::plan::{CgroupJoin, IdMappings, LaunchPlan, Namespace, Propagation, RootFs};
 
 use super::devices::{devices, symlinks};
-use super::{mounts, namespaces, process, sysctl};
+use super::{hooks, mounts, namespaces, process, sysctl};
 
 /// What the spec itself does not say.
 #[derive(Debug, Clone, Default)]
 pub struct CompileContext {
+    /// The container's id, which its hooks are told.
+    pub id: String,
+    /// The directory that its hooks are told, with config.json.
+    pub bundle: String,
     /// The root filesystem; replaces `root.path` of the spec.
     pub rootfs: RootFs,
     /// Maps the ids of the root filesystem by the container's user namespace
@@ -71,7 +75,6 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
     refuse("solaris", spec.solaris().is_some())?;
     refuse("vm", spec.vm().is_some())?;
     refuse("zos", spec.zos().is_some())?;
-    refuse_hooks(spec)?;
     let linux = spec
         .linux()
         .as_ref()
@@ -105,27 +108,13 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
         sysctls: sysctl::sysctls(linux, &namespaces)?,
         namespaces,
         process: process::compile_process(process, context.seccomp.clone())?,
+        hooks: hooks::hooks(spec, &context.id, &context.bundle)?,
     };
     let names = plan.hostname.is_some() || plan.domainname.is_some();
     if names && plan.namespaces.uts != Namespace::New {
         return Err(invalid("hostname", "it needs a new UTS namespace"));
     }
     Ok(plan)
-}
-
-fn refuse_hooks(spec: &Spec) -> Result<(), CompileError> {
-    let Some(hooks) = spec.hooks() else {
-        return Ok(());
-    };
-    let text = serde_json::to_value(hooks).unwrap_or_default();
-    let named = text.as_object().and_then(|hooks| {
-        let filled = |value: &serde_json::Value| value.as_array().is_some_and(|a| !a.is_empty());
-        hooks.iter().find(|(_, value)| filled(value))
-    });
-    match named {
-        Some((name, _)) => Err(unsupported(format!("hooks.{name}"), NOT_DONE)),
-        None => Ok(()),
-    }
 }
 
 fn refuse_linux(linux: &Linux, context: &CompileContext) -> Result<(), CompileError> {
@@ -245,11 +234,6 @@ mod tests {
                 "/process/selinuxLabel",
                 json!("a:b"),
                 "process.selinuxLabel",
-            ),
-            (
-                "/hooks",
-                json!({"prestart": [{"path": "/bin/x"}]}),
-                "hooks.prestart",
             ),
         ] {
             let refused = refusal(&[(pointer, value)]);

@@ -10,6 +10,7 @@ pub mod cli;
 mod compile;
 mod default_profile;
 mod devices;
+mod hooks;
 mod mounts;
 mod namespaces;
 mod process;

@@ -175,6 +175,8 @@ async fn plan(
         });
         let shm = ("/dev/shm".to_owned(), "/dev/shm".to_owned());
         let context = oci::CompileContext {
+            id: record.id.clone(),
+            bundle: dir.to_string_lossy().into_owned(),
             rootfs,
             idmapped_rootfs: false,
             cgroup: manager.join(&cgroup),

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod container;
+mod hooks;
 mod idmap;
 mod lifetime;
 mod oci;

@@ -25,13 +25,13 @@ fn command() {
     std::process::exit(code.map_or(99, i32::from));
 }
 
-struct Bundle {
+pub(crate) struct Bundle {
     dir: tempfile::TempDir,
-    id: String,
+    pub(crate) id: String,
 }
 
 impl Bundle {
-    fn new(script: &str, changes: &[(&str, Value)]) -> Bundle {
+    pub(crate) fn new(script: &str, changes: &[(&str, Value)]) -> Bundle {
         assert!(nix::unistd::geteuid().is_root(), "these tests need root");
         let dir = tempfile::tempdir().expect("a temporary directory");
         make_rootfs(&dir.path().join("rootfs"));
@@ -42,11 +42,11 @@ impl Bundle {
         Bundle { dir, id }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn oci(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn oci(&self, arguments: &[&str]) -> Output {
         let root = self.path("root");
         let mut all = vec!["podwright oci", "--root", root.to_str().expect("utf-8")];
         all.extend(arguments);
@@ -68,25 +68,46 @@ impl Bundle {
         }
     }
 
-    fn ok(&self, arguments: &[&str]) -> String {
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
         let output = self.oci(arguments);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success(), "{arguments:?}: {text}");
         text
     }
 
-    fn status(&self) -> String {
+    pub(crate) fn status(&self) -> String {
         let text = self.ok(&["state", &self.id]);
         let json = text.find('{').expect("an object");
         let state: Value = serde_json::from_str(text[json..].trim()).expect("json");
         state["status"].as_str().expect("a status").to_owned()
     }
 
-    fn bundle(&self) -> &str {
+    /// The JSON object in what a command prints.
+    pub(crate) fn json(&self, arguments: &[&str]) -> String {
+        let text = self.ok(arguments);
+        let start = text.find('{').expect("an object");
+        let end = text.rfind('}').expect("an end");
+        text[start..=end].to_owned()
+    }
+
+    /// No state, no cgroup, no process of this container.
+    pub(crate) fn nothing_left(&self) {
+        assert!(!self.path("root").join(&self.id).exists(), "its state");
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
+            .expect("lists")
+            .flatten()
+        {
+            let cgroup = hierarchy.path().join(&self.id);
+            assert!(!cgroup.exists(), "{}", cgroup.display());
+        }
+        assert!(!Path::new("/sys/fs/cgroup").join(&self.id).exists());
+    }
+
+    pub(crate) fn bundle(&self) -> &str {
         self.dir.path().to_str().expect("utf-8")
     }
 
-    fn until(&self, status: &str) {
+    pub(crate) fn until(&self, status: &str) {
         let start = std::time::Instant::now();
         while self.status() != status {
             assert!(start.elapsed() < crate::pod::DEADLINE, "never {status}");

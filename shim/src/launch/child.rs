@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::prepare::Prepared;
 use super::report::{self, Step};
-use super::{Gate, Stdio, filesystem, identity};
+use super::{Gate, Stdio, filesystem, hooks, identity};
 use crate::sys::{self, Errno, mounts, socket};
 
 /// What failed: the step, the index within the plan's list, and why.
@@ -27,15 +27,35 @@ pub(super) fn run(
         Ok(never) => match never {},
         Err(failed) => failed,
     };
-    let told = socket::send(channel, &report::encode(step, index, errno), &[]);
-    if told.is_err() {
-        // The parent is gone, which is usual with a FIFO gate: the stream is all that is left.
+    give_up(gate, channel, (step, index, errno), &[])
+}
+
+/// Tells why, and ends. `output` is what a hook printed.
+fn give_up(
+    gate: &Gate,
+    channel: BorrowedFd<'_>,
+    (step, index, number): Failed,
+    output: &[u8],
+) -> ! {
+    let mut report = [0; report::REPORT_MAX];
+    let words = report::encode(step, index, number);
+    let mut length = 0;
+    for (slot, byte) in report.iter_mut().zip(words.iter().chain(output)) {
+        *slot = *byte;
+        length += 1;
+    }
+    let report = report.get(..length).unwrap_or(&words);
+    if socket::send(channel, report, &[]).is_err() {
+        // The parent is gone, which is usual with a FIFO gate: who opened that may still be there.
+        if let Gate::Fifo(fifo) = gate {
+            let _ = sys::write(fifo.as_fd(), report);
+        }
         let _ = sys::write(
             sys::stdio(2),
             b"podwright: the program could not be executed\n",
         );
     }
-    sys::exit(if errno == libc::ENOENT { 127 } else { 126 })
+    sys::exit(if number == libc::ENOENT { 127 } else { 126 })
 }
 
 fn set_up_and_exec(
@@ -55,7 +75,8 @@ fn set_up_and_exec(
     identity::session_keyring(&prepared.process)?;
     names(prepared)?;
     sysctls(prepared)?;
-    let terminal = filesystem::set_up(prepared, matches!(stdio, Stdio::Terminal))?;
+    let hooks = || create_hooks(prepared, gate, channel);
+    let terminal = filesystem::set_up(prepared, matches!(stdio, Stdio::Terminal), hooks)?;
     standard_streams(prepared, stdio, terminal.as_ref())?;
     identity::limits(&prepared.process)?;
     identity::enter_directory(prepared)?;
@@ -66,6 +87,7 @@ fn set_up_and_exec(
     let fds: &[BorrowedFd<'_>] = master.as_ref().map_or(&[], |fd| fd.as_slice());
     socket::send(channel, &report::encode(Step::Ready, 0, 0), fds).map_err(at(Step::Channel))?;
     wait_at(gate, channel)?;
+    start_hooks(prepared, gate, channel);
     identity::confine(&mut prepared.process)?;
     let process = &prepared.process;
     let errno = match (&process.executable, process.candidates.get(program)) {
@@ -89,6 +111,42 @@ fn wait_at(gate: &Gate, channel: BorrowedFd<'_>) -> Result<(), Failed> {
         Ok(_) => sys::exit(0),
         Err(errno) => Err((Step::Gate, 0, errno)),
     }
+}
+
+/// Lets the parent run its hooks, then runs those that belong into the new mount namespace.
+fn create_hooks(prepared: &Prepared, gate: &Gate, channel: BorrowedFd<'_>) -> Result<(), Failed> {
+    if prepared.hooks.parent {
+        let report = report::encode(Step::Hooks, 0, 0);
+        socket::send(channel, &report, &[]).map_err(at(Step::Channel))?;
+        wait_at(&Gate::Parent, channel)?;
+    }
+    let ready = &prepared.hooks.create_container;
+    let exec = &mut |hook: &hooks::ReadyHook| {
+        // It is zero while the file system is made.
+        sys::umask(0o022);
+        hook.exec(None)
+    };
+    if let Err(failure) = ready.run(sys::getpid(), exec) {
+        give_up_after(Step::CreateContainerHook, &failure, gate, channel);
+    }
+    Ok(())
+}
+
+/// As the container's process: with its user, environment, capabilities and seccomp filter.
+fn start_hooks(prepared: &mut Prepared, gate: &Gate, channel: BorrowedFd<'_>) {
+    let (ready, process) = (&prepared.hooks.start_container, &mut prepared.process);
+    let exec = &mut |hook: &hooks::ReadyHook| match identity::confine(process) {
+        Ok(()) => hook.exec(Some(&process.env)),
+        Err((_, _, errno)) => errno,
+    };
+    if let Err(failure) = ready.run(sys::getpid(), exec) {
+        give_up_after(Step::StartContainerHook, &failure, gate, channel);
+    }
+}
+
+fn give_up_after(step: Step, failure: &hooks::Failure, gate: &Gate, channel: BorrowedFd<'_>) -> ! {
+    let failed = (step, failure.index, failure.cause.encode());
+    give_up(gate, channel, failed, failure.output())
 }
 
 fn join_cgroups(prepared: &Prepared) -> Result<(), Failed> {

@@ -23,8 +23,13 @@ const BENEATH: u64 = mounts::RESOLVE_IN_ROOT | mounts::RESOLVE_NO_MAGICLINKS;
 const DEVPTS_MAGIC: i64 = 0x1cd1;
 
 /// Mounts everything and changes the root (or, in a running container's namespace, only opens the
-/// terminal that is asked for).
-pub(super) fn set_up(prepared: &Prepared, terminal: bool) -> Result<Option<Terminal>, Failed> {
+/// terminal that is asked for). `hooks` is called once everything is mounted, while the host's
+/// files can still be seen.
+pub(super) fn set_up(
+    prepared: &Prepared,
+    terminal: bool,
+    hooks: impl FnOnce() -> Result<(), Failed>,
+) -> Result<Option<Terminal>, Failed> {
     let Some(root) = &prepared.root else {
         return match terminal {
             true => in_running_container().map(Some).map_err(at(Step::Terminal)),
@@ -34,7 +39,7 @@ pub(super) fn set_up(prepared: &Prepared, terminal: bool) -> Result<Option<Termi
     mounts::set_all_propagation(libc::MS_PRIVATE).map_err(at(Step::Propagation))?;
     let null = open_null().map_err(at(Step::MaskedPath))?;
     let top = root.tree.as_fd();
-    attach_root(top).map_err(at(Step::RootFs))?;
+    attach_root(top, &root.attach_at).map_err(at(Step::RootFs))?;
     for (index, mount) in root.mounts.iter().enumerate() {
         make_mount(top, mount).map_err(|(step, errno)| (step, index, errno))?;
     }
@@ -52,6 +57,7 @@ pub(super) fn set_up(prepared: &Prepared, terminal: bool) -> Result<Option<Termi
         // As runc does: a working directory that does not exist is made, empty, by root.
         make_target(top, &root.cwd).map_err(at(Step::Cwd))?;
     }
+    hooks()?;
     hide(top, root, null.as_fd())?;
     late_readonly(top, root)?;
     pivot(top, root.no_pivot).map_err(at(Step::Pivot))?;
@@ -69,9 +75,9 @@ fn open_null() -> Sys<OwnedFd> {
 }
 
 /// Attaches the root somewhere in this namespace, so that things can be mounted on it.
-fn attach_root(tree: BorrowedFd<'_>) -> Sys<()> {
-    let slash = mounts::openat(mounts::cwd(), c"/", libc::O_PATH, 0)?;
-    mounts::attach(tree, slash.as_fd())
+fn attach_root(tree: BorrowedFd<'_>, at: &CStr) -> Sys<()> {
+    let place = mounts::openat(mounts::cwd(), at, libc::O_PATH, 0)?;
+    mounts::attach(tree, place.as_fd())
 }
 
 fn resolve(top: BorrowedFd<'_>, path: &CStr) -> Sys<OwnedFd> {

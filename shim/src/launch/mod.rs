@@ -7,16 +7,20 @@
 //! few numbers, which the parent turns into words with the plan at hand.
 
 mod child;
+pub mod fifo;
 mod filesystem;
+pub mod hooks;
 mod identity;
 mod prepare;
 mod report;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
-use crate::plan::{CgroupJoin, LaunchPlan, ProcessPlan};
+use crate::plan::{CgroupJoin, Hooks, LaunchPlan, ProcessPlan};
 use crate::sys::{self, Clone, Errno, events, socket};
 
+pub use hooks::HookPoint;
 pub use prepare::readonly_file;
 pub use report::{Blame, Heard, LaunchError, Step, reason};
 
@@ -55,6 +59,9 @@ pub struct Launched {
     pub notes: Vec<String>,
     channel: OwnedFd,
     words: report::Words,
+    hooks: Hooks,
+    /// Of the child's own hooks.
+    budget: Option<Duration>,
 }
 
 /// Makes a container: everything up to, not including, its exec.
@@ -84,7 +91,9 @@ pub fn begin(
     sandbox: Option<BorrowedFd<'_>>,
 ) -> Result<Launched, LaunchError> {
     let (prepared, notes) = prepare::container(plan, sandbox)?;
-    spawn(prepared, stdio, gate, notes, report::Words::of_plan(plan))
+    let mut launched = spawn(prepared, stdio, gate, notes, report::Words::of_plan(plan))?;
+    launched.hooks = plan.hooks.clone();
+    Ok(launched)
 }
 
 /// Starts a process in the namespaces of a running one.
@@ -135,6 +144,8 @@ fn spawn(
         prepared.unified.as_ref().map(AsFd::as_fd),
     );
     if let Ok(Clone::Child) = cloned {
+        // Or the parent's end would never show.
+        drop(ours);
         child::run(&mut prepared, &stdio, &gate, theirs.as_fd());
     }
     if let Some(own) = own_pid_namespace {
@@ -146,6 +157,7 @@ fn spawn(
         Ok(Clone::Child) => sys::exit(127),
         Err(errno) => return Err(words.error(Step::Clone, 0, errno)),
     };
+    let budget = prepared.hooks.budget();
     drop((theirs, stdio, gate, prepared));
     Ok(Launched {
         pid,
@@ -154,6 +166,8 @@ fn spawn(
         notes,
         channel: ours,
         words,
+        hooks: Hooks::default(),
+        budget,
     })
 }
 
@@ -167,17 +181,45 @@ fn enter_pid_namespace(prepared: &prepare::Prepared) -> Result<Option<OwnedFd>, 
     Ok(Some(own))
 }
 
+/// The set-up's own deadline and that of its hooks.
+fn patience_ms(hooks: Option<Duration>) -> i32 {
+    hooks.map_or(-1, |hooks| {
+        let hooks = i32::try_from(hooks.as_millis()).unwrap_or(i32::MAX);
+        hooks.saturating_add(SETUP_DEADLINE_MS)
+    })
+}
+
 impl Launched {
-    /// Lets the process exec, and waits until it has.
+    /// Lets the process exec, waits until it has, and runs the poststart hooks.
     ///
     /// # Errors
-    /// When exec fails or the process died before it.
+    /// When exec fails, the process died before it, or a hook fails, which ends the process.
     pub fn start(&mut self) -> Result<(), LaunchError> {
         self.release()?;
+        self.executed()
+    }
+
+    /// Waits for the exec of a process that nothing holds back any more, and runs the poststart
+    /// hooks.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn executed(&mut self) -> Result<(), LaunchError> {
         match self.wait()? {
-            Heard::Ready => Err(self.words.error(Step::Gate, 0, libc::EPROTO)),
-            Heard::Closed => Ok(()),
+            Heard::Closed => self.poststart(),
+            _ => Err(self.words.error(Step::Gate, 0, libc::EPROTO)),
         }
+    }
+
+    /// Runs the poststart hooks, once the process has executed.
+    ///
+    /// # Errors
+    /// A hook that fails. The process is killed then, as runc does.
+    pub fn poststart(&self) -> Result<(), LaunchError> {
+        hooks::run(HookPoint::Poststart, &self.hooks, self.pid).inspect_err(|_| {
+            // Fails only when it has just ended.
+            let _ = sys::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        })
     }
 
     /// Lets the process exec. It has when `Closed` is heard.
@@ -207,7 +249,7 @@ impl Launched {
     /// # Errors
     /// What the child reports.
     pub fn hear(&mut self) -> Result<Heard, LaunchError> {
-        let mut buffer = [0; report::REPORT_SIZE];
+        let mut buffer = [0; report::REPORT_MAX];
         let (length, fds) = socket::receive(self.channel.as_fd(), &mut buffer)
             .map_err(|errno| self.words.error(Step::Channel, 0, errno))?;
         if let Some(terminal) = fds.into_iter().flatten().next() {
@@ -216,31 +258,49 @@ impl Launched {
         if length == 0 {
             return Ok(Heard::Closed);
         }
-        match report::decode(&buffer) {
+        match report::decode(buffer.get(..length).unwrap_or_default()) {
             Some((Step::Ready, ..)) => Ok(Heard::Ready),
-            Some((step, index, errno)) => Err(self.words.error(step, index, errno)),
+            Some((Step::Hooks, ..)) => self.run_hooks().map(|()| Heard::Hooks),
+            Some((step, index, number, output)) => {
+                Err(self.words.reported(step, index, number, output))
+            }
             None => Err(self.words.error(Step::Channel, 0, libc::EPROTO)),
         }
     }
 
-    /// The failure of a child that has been silent for [`SETUP_DEADLINE_MS`].
+    /// Runs the parent's hooks before the root is changed, and lets the child go on.
+    fn run_hooks(&self) -> Result<(), LaunchError> {
+        hooks::run(HookPoint::Prestart, &self.hooks, self.pid)?;
+        hooks::run(HookPoint::CreateRuntime, &self.hooks, self.pid)?;
+        self.release()
+    }
+
+    /// How long the child may be silent: -1 is for ever, because of a hook without a timeout.
+    pub fn patience_ms(&self) -> i32 {
+        patience_ms(self.budget)
+    }
+
+    /// The failure of a child that has been silent for [`Launched::patience_ms`].
     pub fn overdue(&self) -> LaunchError {
         self.words.error(Step::Channel, 0, libc::ETIMEDOUT)
     }
 
     fn until_ready(mut self) -> Result<Launched, LaunchError> {
-        let failed = match self.wait() {
-            Ok(Heard::Ready) => return Ok(self),
-            // It was killed before it could say anything.
-            Ok(Heard::Closed) => self.words.error(Step::Channel, 0, libc::ECONNRESET),
-            Err(error) => error,
+        let failed = loop {
+            match self.wait() {
+                Ok(Heard::Ready) => return Ok(self),
+                Ok(Heard::Hooks) => {}
+                // It was killed before it could say anything.
+                Ok(Heard::Closed) => break self.words.error(Step::Channel, 0, libc::ECONNRESET),
+                Err(error) => break error,
+            }
         };
         self.abandon();
         Err(failed)
     }
 
     fn wait(&mut self) -> Result<Heard, LaunchError> {
-        match events::wait_readable(self.channel.as_fd(), SETUP_DEADLINE_MS) {
+        match events::wait_readable(self.channel.as_fd(), self.patience_ms()) {
             Ok(true) => self.hear(),
             Ok(false) => Err(self.overdue()),
             Err(errno) => Err(self.words.error(Step::Channel, 0, errno)),

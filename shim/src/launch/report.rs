@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use crate::plan::{LaunchPlan, MountKind, ProcessPlan};
+use super::hooks::{self, HookPoint};
+use crate::plan::{Hook, Hooks, LaunchPlan, MountKind, ProcessPlan};
 use crate::sys::Errno;
 
 /// What the child was doing. The index that goes with it counts within the plan's list.
@@ -43,9 +44,13 @@ pub enum Step {
     Gate,
     Exec,
     Keyring,
+    /// Everything is mounted: the parent runs its hooks, then lets the child go on.
+    Hooks,
+    CreateContainerHook,
+    StartContainerHook,
 }
 
-const STEPS: [Step; 33] = [
+const STEPS: [Step; 36] = [
     Step::Ready,
     Step::Channel,
     Step::Prepare,
@@ -79,13 +84,20 @@ const STEPS: [Step; 33] = [
     Step::Gate,
     Step::Exec,
     Step::Keyring,
+    Step::Hooks,
+    Step::CreateContainerHook,
+    Step::StartContainerHook,
 ];
 
-pub(crate) const REPORT_SIZE: usize = 12;
+const REPORT_SIZE: usize = 12;
+/// A report, and what a hook printed.
+pub(crate) const REPORT_MAX: usize = REPORT_SIZE + hooks::OUTPUT_MAX;
 
 /// What a child says when nothing failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
+    /// The parent's hooks have run, and it goes on.
+    Hooks,
     /// It is set up, and waits at its gate.
     Ready,
     /// It has closed the channel: by exec, or by dying.
@@ -105,13 +117,15 @@ pub(crate) fn encode(step: Step, index: usize, errno: Errno) -> [u8; REPORT_SIZE
     bytes
 }
 
-pub(crate) fn decode(bytes: &[u8; REPORT_SIZE]) -> Option<(Step, usize, Errno)> {
+/// Step, index, errno, and what a hook printed.
+pub(crate) fn decode(bytes: &[u8]) -> Option<(Step, usize, Errno, &[u8])> {
     let word = |at: usize| {
         let bytes = bytes.get(at..at + 4)?;
         Some(u32::from_ne_bytes(bytes.try_into().ok()?))
     };
     let step = *STEPS.get(word(0)? as usize)?;
-    Some((step, word(4)? as usize, word(8)? as Errno))
+    let output = bytes.get(REPORT_SIZE..)?;
+    Some((step, word(4)? as usize, word(8)? as Errno, output))
 }
 
 /// Who can mend it.
@@ -173,6 +187,12 @@ pub(crate) struct Words {
     masked: Vec<String>,
     readonly: Vec<String>,
     sysctls: Vec<String>,
+    create_container: Vec<String>,
+    start_container: Vec<String>,
+}
+
+fn hook_paths(hooks: &[Hook]) -> Vec<String> {
+    hooks.iter().map(|hook| hook.path.clone()).collect()
 }
 
 impl Words {
@@ -185,6 +205,20 @@ impl Words {
             masked: Vec::new(),
             readonly: Vec::new(),
             sysctls: Vec::new(),
+            create_container: Vec::new(),
+            start_container: Vec::new(),
+        }
+    }
+
+    /// For what can still fail once a container is started.
+    pub(crate) fn of_start(program: String, hooks: &Hooks) -> Words {
+        let process = ProcessPlan {
+            args: vec![program],
+            ..ProcessPlan::default()
+        };
+        Words {
+            start_container: hook_paths(&hooks.start_container),
+            ..Words::of_process(&process)
         }
     }
 
@@ -203,8 +237,27 @@ impl Words {
             masked: plan.masked_paths.clone(),
             readonly: plan.readonly_paths.clone(),
             sysctls: plan.sysctls.iter().map(|(key, _)| key.clone()).collect(),
+            create_container: hook_paths(&plan.hooks.create_container),
+            start_container: hook_paths(&plan.hooks.start_container),
             ..Words::of_process(&plan.process)
         }
+    }
+
+    /// What a child's report says; `output` is what a hook printed.
+    pub(crate) fn reported(
+        &self,
+        step: Step,
+        index: usize,
+        number: i32,
+        output: &[u8],
+    ) -> LaunchError {
+        let (point, paths) = match step {
+            Step::CreateContainerHook => (HookPoint::CreateContainer, &self.create_container),
+            Step::StartContainerHook => (HookPoint::StartContainer, &self.start_container),
+            _ => return self.error(step, index, number),
+        };
+        let path = paths.get(index).map(String::as_str);
+        hooks::error(point, index, path, hooks::Cause::decode(number), output)
     }
 
     pub(crate) fn error(&self, step: Step, index: usize, errno: Errno) -> LaunchError {
@@ -278,6 +331,9 @@ impl Words {
             Step::Seccomp => "loading the seccomp filter".into(),
             Step::Gate => "waiting for start".into(),
             Step::Keyring => "joining a session keyring".into(),
+            Step::Hooks | Step::CreateContainerHook | Step::StartContainerHook => {
+                "running hooks".into()
+            }
             Step::Lookup | Step::Exec => format!("exec {:?}", self.program),
         }
     }
@@ -291,8 +347,9 @@ mod tests {
     fn every_step_survives_the_channel() {
         for (number, step) in STEPS.into_iter().enumerate() {
             assert_eq!(step as usize, number, "STEPS is in declaration order");
-            let heard = decode(&encode(step, 7, libc::ENOENT));
-            assert_eq!(heard, Some((step, 7, libc::ENOENT)));
+            let report = encode(step, 7, libc::ENOENT);
+            let heard = decode(&report);
+            assert_eq!(heard, Some((step, 7, libc::ENOENT, &b""[..])));
         }
     }
 

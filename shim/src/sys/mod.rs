@@ -402,6 +402,22 @@ pub fn kill(pid: u32, signal: i32) -> Sys<()> {
     numbers(libc::SYS_kill, pid as usize, signal as usize, 0, 0, 0).map(drop)
 }
 
+/// Signals every process of the group that `leader` leads.
+pub fn kill_group(leader: u32, signal: i32) -> Sys<()> {
+    let leader = i32::try_from(leader).map_err(|_| libc::ESRCH)?;
+    if leader <= 1 {
+        return Err(libc::ESRCH);
+    }
+    let group = -(leader as isize);
+    numbers(libc::SYS_kill, group as usize, signal as usize, 0, 0, 0).map(drop)
+}
+
+/// This process's id in its own pid namespace.
+pub fn getpid() -> u32 {
+    // getpid(2) cannot fail. The raw call: the namespace may be a new one since the fork.
+    numbers(libc::SYS_getpid, 0, 0, 0, 0, 0).map_or(0, |pid| pid as u32)
+}
+
 pub fn pidfd_open(pid: u32) -> Sys<OwnedFd> {
     fresh_fd(numbers(libc::SYS_pidfd_open, pid as usize, 0, 0, 0, 0)?)
 }
@@ -482,6 +498,20 @@ pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Sys<usize> {
     // SAFETY: pointer and length come from one exclusively borrowed slice.
     let result = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
     check(result as i64).map(|count| count as usize)
+}
+
+/// An empty file without a path, closed on exec.
+pub fn memory_file(name: &CStr) -> Sys<OwnedFd> {
+    // SAFETY: `name` is a C string.
+    fresh_fd(i64::from(unsafe {
+        libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC)
+    }))
+}
+
+/// Goes back to the start of a file.
+pub fn rewind(fd: BorrowedFd<'_>) -> Sys<()> {
+    let start = libc::SEEK_SET as usize;
+    numbers(libc::SYS_lseek, fd.as_raw_fd() as usize, 0, start, 0, 0).map(drop)
 }
 
 /// A pipe, (read end, write end), closed on exec.

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
-use shim::launch::{self, Gate, Launched, Stdio};
-use shim::plan::RootFs;
+use shim::launch::{self, Gate, LaunchError, Launched, Stdio};
+use shim::plan::{Hooks, RootFs};
 use shim::sys;
 
 use super::args::Create;
@@ -28,7 +28,12 @@ pub(super) fn create(store: &Store, options: &Create) -> Outcome {
 }
 
 pub(super) fn run(store: &Store, options: &Create) -> Outcome {
-    let launched = make(store, options, |_| Ok(Gate::Open))?;
+    let mut launched = make(store, options, |_| Ok(Gate::Open))?;
+    if let Err(error) = launched.executed() {
+        launched.abandon();
+        manage::delete(store, &options.id, true)?;
+        return Err(not_started(&error));
+    }
     if options.detach {
         return Ok(ExitCode::SUCCESS);
     }
@@ -63,17 +68,23 @@ fn make(
         manager,
         cgroup,
     };
+    let mut hooks = Hooks::default();
     let made = store
         .save_config(&options.id, &text)
         .and_then(|()| gate(&options.id))
-        .and_then(|gate| job.launch(gate));
+        .and_then(|gate| job.launch(gate, &mut hooks));
     if made.is_err() {
         // The first failure is the one to report.
         let _ = job.manager.kill(&job.cgroup);
         let _ = job.manager.remove(&job.cgroup);
         let _ = store.remove(&options.id);
+        manage::poststop(&hooks);
     }
     made
+}
+
+pub(super) fn not_started(error: &LaunchError) -> Failure {
+    Failure::new(format!("unable to start container process: {error}"))
 }
 
 fn check_terminal(spec: &Spec, options: &Create) -> Outcome<()> {
@@ -109,9 +120,12 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn launch(&self, gate: Gate) -> Outcome<Launched> {
+    /// `hooks` are those that are due, whether it succeeds or not.
+    fn launch(&self, gate: Gate, hooks: &mut Hooks) -> Outcome<Launched> {
         let rootfs = self.rootfs()?;
         let context = CompileContext {
+            id: self.options.id.clone(),
+            bundle: self.bundle.to_string_lossy().into_owned(),
             rootfs: RootFs::Dir(rootfs.to_string_lossy().into_owned()),
             idmapped_rootfs: false,
             cgroup: self.manager.join(&self.cgroup),
@@ -133,9 +147,10 @@ impl Job<'_> {
             .apply(&self.cgroup, &limits)
             .attempt("setting limits")?;
         let stdio = stdio(plan.process.terminal)?;
-        let mut launched = launch::launch(&plan, stdio, gate, None)
-            .map_err(|error| Failure::new(format!("unable to start container process: {error}")))?;
-        let kept = self.keep(&mut launched, rootfs);
+        hooks.clone_from(&plan.hooks);
+        let mut launched =
+            launch::launch(&plan, stdio, gate, None).map_err(|error| not_started(&error))?;
+        let kept = self.keep(&mut launched, rootfs, plan.hooks);
         if kept.is_err() {
             launched.abandon();
         }
@@ -153,7 +168,7 @@ impl Job<'_> {
     }
 
     /// Everything that others find the container by.
-    fn keep(&self, launched: &mut Launched, rootfs: PathBuf) -> Outcome<()> {
+    fn keep(&self, launched: &mut Launched, rootfs: PathBuf, hooks: Hooks) -> Outcome<()> {
         if let (Some(master), Some(socket)) =
             (launched.terminal.take(), &self.options.console_socket)
         {
@@ -165,6 +180,7 @@ impl Job<'_> {
         let mut record = store::new_record(&self.options.id, launched.pid, self.spec);
         record.bundle = self.bundle.clone();
         record.rootfs = rootfs;
+        record.hooks = hooks;
         record.cgroup = self.cgroup.as_str().to_owned();
         self.store.save(&record)?;
         match &self.options.pid_file {

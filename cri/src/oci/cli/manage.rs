@@ -2,14 +2,16 @@
 //! `start`, `state`, `kill`, `delete`, `list`.
 
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
+use shim::launch::{self, HookPoint, hooks};
+use shim::plan::Hooks;
 use shim::sys;
 
 use super::args::ListFormat;
+use super::create;
 use super::create::CGROUP_ROOT;
 use super::store::{Record, Status, Store};
 use super::{Attempt, Failure, Outcome};
@@ -24,17 +26,30 @@ pub(super) fn start(store: &Store, id: &str) -> Outcome {
         }
         Status::Stopped => return Err(Failure::new("cannot start a container that has stopped")),
     }
-    let path = store.fifo(id);
-    let attempt = format!("opening {}", path.display());
-    let mut options = std::fs::OpenOptions::new();
-    let fifo = options
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(&path);
-    fifo.and_then(|mut fifo| fifo.write_all(&[1]))
-        .attempt(&attempt)?;
-    std::fs::remove_file(&path).attempt(format_args!("removing {}", path.display()))?;
+    let program = || {
+        let spec = store.spec(id).ok();
+        let process = spec.as_ref().and_then(|spec| spec.process().as_ref());
+        let args = process.and_then(|process| process.args().as_ref());
+        args.and_then(|args| args.first().cloned())
+            .unwrap_or_default()
+    };
+    launch::fifo::release(&store.fifo(id), &record.hooks, program)
+        .map_err(|error| create::not_started(&error))?;
+    if let Err(error) = hooks::run(HookPoint::Poststart, &record.hooks, record.pid) {
+        // As runc does. Fails only when it has just ended.
+        let _ = sys::kill(record.pid, libc::SIGKILL);
+        return Err(create::not_started(&error));
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the hooks that follow the container's end. Nothing depends on them any more, so a failure
+/// is told and no more.
+pub(super) fn poststop(hooks: &Hooks) {
+    for error in hooks::run_poststop(hooks) {
+        // Without stderr there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "podwright oci: {error}");
+    }
 }
 
 /// The OCI state, with the fields that runc adds.
@@ -132,6 +147,7 @@ pub(super) fn delete(store: &Store, id: &str, force: bool) -> Outcome {
     manager.kill(&cgroup).attempt("killing what is left")?;
     manager.remove(&cgroup).attempt("removing cgroups")?;
     store.remove(id)?;
+    poststop(&record.hooks);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
 use serde::{Deserialize, Serialize};
+use shim::plan::Hooks;
 
 use super::{Attempt, Failure, Outcome};
 
@@ -32,6 +33,12 @@ pub(super) struct Record {
     pub cgroup: String,
     #[serde(default)]
     pub annotations: std::collections::BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "no_hooks")]
+    pub hooks: Hooks,
+}
+
+fn no_hooks(hooks: &Hooks) -> bool {
+    *hooks == Hooks::default()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,6 +182,7 @@ pub(super) fn new_record(id: &str, pid: u32, spec: &Spec) -> Record {
         rootfs: PathBuf::new(),
         created: jiff::Timestamp::now().to_string(),
         cgroup: String::new(),
+        hooks: Hooks::default(),
         annotations: spec
             .annotations()
             .iter()

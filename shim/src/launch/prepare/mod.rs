@@ -10,9 +10,11 @@ mod rootfs;
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
+use super::hooks::{HookPoint, Ready};
 use super::report::LaunchError;
-use crate::plan::{CgroupJoin, LaunchPlan, Namespace, ProcessPlan};
+use crate::plan::{CgroupJoin, Hooks, LaunchPlan, Namespace, ProcessPlan};
 use crate::sys;
 
 pub(super) use mounts::{MountSource, PreparedMount};
@@ -36,6 +38,30 @@ pub(super) struct Prepared {
     pub sysctls: Vec<(CString, CString)>,
     pub root: Option<Root>,
     pub process: Process,
+    pub hooks: ChildHooks,
+}
+
+/// The hooks that the child runs, or waits for.
+pub(super) struct ChildHooks {
+    /// The parent has hooks to run before the root is changed.
+    pub parent: bool,
+    pub create_container: Ready,
+    pub start_container: Ready,
+}
+
+impl ChildHooks {
+    /// How long they may take; `None` when one has no deadline.
+    pub(in crate::launch) fn budget(&self) -> Option<Duration> {
+        Some(self.create_container.budget()? + self.start_container.budget()?)
+    }
+
+    fn new(hooks: &Hooks) -> Prepare<ChildHooks> {
+        Ok(ChildHooks {
+            parent: !(hooks.prestart.is_empty() && hooks.create_runtime.is_empty()),
+            create_container: Ready::new(HookPoint::CreateContainer, hooks)?,
+            start_container: Ready::new(HookPoint::StartContainer, hooks)?,
+        })
+    }
 }
 
 type Prepare<T> = Result<T, LaunchError>;
@@ -73,6 +99,7 @@ pub(super) fn container(
         sysctls: sysctls(&plan.sysctls)?,
         root: Some(rootfs::root(plan, sandbox)?),
         process,
+        hooks: ChildHooks::new(&plan.hooks)?,
     };
     for (space, kind) in [
         (&spaces.net, libc::CLONE_NEWNET),
@@ -127,6 +154,7 @@ pub(super) fn exec(
         sysctls: Vec::new(),
         root: None,
         process,
+        hooks: ChildHooks::new(&Hooks::default())?,
     };
     Ok((prepared, notes))
 }

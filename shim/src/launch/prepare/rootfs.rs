@@ -9,12 +9,14 @@ use super::mounts::{PreparedMount, clone_mount, prepare_mount, propagation_flag,
 use super::overlay::overlay;
 use super::{Prepare, text, texts};
 use crate::launch::report::LaunchError;
-use crate::plan::{LaunchPlan, MountAttrs, Propagation, RootFs};
+use crate::plan::{Hooks, LaunchPlan, MountAttrs, Propagation, RootFs};
 use crate::sys::mounts;
 
 pub(in crate::launch) struct Root {
     /// A detached mount.
     pub tree: OwnedFd,
+    /// Where it is attached in the container's mount namespace before it becomes the root.
+    pub attach_at: CString,
     pub readonly: bool,
     pub propagation: u64,
     pub no_pivot: bool,
@@ -55,6 +57,7 @@ pub(super) fn root(plan: &LaunchPlan, sandbox: Option<BorrowedFd<'_>>) -> Prepar
     let link = |(path, to): &(String, String)| Ok((target(path, false)?, text(to)?));
     Ok(Root {
         tree: root_tree(plan, &mut idmaps)?,
+        attach_at: attach_at(plan)?,
         readonly: plan.rootfs_readonly || plan.rootfs == RootFs::Empty,
         propagation: plan.rootfs_propagation.map_or(0, propagation_flag),
         no_pivot: plan.no_pivot,
@@ -70,6 +73,16 @@ pub(super) fn root(plan: &LaunchPlan, sandbox: Option<BorrowedFd<'_>>) -> Prepar
             .then(|| target("/dev/console", false))
             .transpose()?,
     })
+}
+
+/// Hooks look for the root at its path. Without hooks it need not be reachable by any.
+fn attach_at(plan: &LaunchPlan) -> Prepare<CString> {
+    let path = match &plan.rootfs {
+        _ if plan.hooks == Hooks::default() => "/",
+        RootFs::Empty => "/",
+        RootFs::Dir(path) | RootFs::Overlay { upper: path, .. } => path,
+    };
+    text(path)
 }
 
 fn root_tree(plan: &LaunchPlan, idmaps: &mut Idmaps) -> Prepare<OwnedFd> {
