@@ -73,11 +73,43 @@ pub struct Hook {
 /// The namespaces of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespaces {
+    /// Owns the new ones among the others. The ids of `process.user` are ids in it.
+    pub user: UserNamespace,
     pub pid: Namespace,
     pub net: Namespace,
     pub ipc: Namespace,
     pub uts: Namespace,
     pub cgroup: Namespace,
+    pub time: Namespace,
+    /// Of the clocks of a new time namespace.
+    pub time_offsets: Vec<TimeOffset>,
+}
+
+/// Where the user namespace comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserNamespace {
+    /// The one that the shim runs in.
+    #[default]
+    Host,
+    /// A new one with these ids. Id 0 of the container must be among them.
+    New(IdMappings),
+    /// The one behind this file, for example `/proc/<pid>/ns/user` of the pod's sandbox process.
+    /// Its ids must be these, where any are given.
+    Join { path: String, ids: IdMappings },
+}
+
+/// How far a clock of a time namespace is ahead of the host's (time_namespaces(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeOffset {
+    pub clock: Clock,
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Clock {
+    Monotonic,
+    Boottime,
 }
 
 /// Where one namespace comes from.
@@ -134,11 +166,22 @@ pub struct Mount {
 
 /// One line of a uid_map or gid_map (user_namespaces(7)): `size` ids from `container` on are the
 /// ids from `host` on. For an id-mapped mount, the ids on disk take the container's place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct IdMapping {
     pub container: u32,
     pub host: u32,
     pub size: u32,
+}
+
+impl IdMapping {
+    /// The host's id for an id of the container.
+    #[must_use]
+    pub fn host_id(mappings: &[IdMapping], id: u32) -> Option<u32> {
+        mappings.iter().find_map(|range| {
+            let offset = id.checked_sub(range.container)?;
+            (offset < range.size).then(|| range.host.checked_add(offset))?
+        })
+    }
 }
 
 /// Both maps of a user namespace.

@@ -7,7 +7,7 @@ use oci_spec::runtime::{Linux, Spec};
 use shim::plan::{CgroupJoin, IdMappings, LaunchPlan, Namespace, Propagation, RootFs};
 
 use super::devices::{devices, symlinks};
-use super::{hooks, mounts, namespaces, process, sysctl};
+use super::{hooks, mounts, namespaces, process, sysctl, users};
 
 /// What the spec itself does not say.
 #[derive(Debug, Clone, Default)]
@@ -114,15 +114,11 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
     if names && plan.namespaces.uts != Namespace::New {
         return Err(invalid("hostname", "it needs a new UTS namespace"));
     }
+    users::check_user(&plan.namespaces.user, &plan.process.user)?;
     Ok(plan)
 }
 
 fn refuse_linux(linux: &Linux, context: &CompileContext) -> Result<(), CompileError> {
-    fn filled<T>(list: &Option<Vec<T>>) -> bool {
-        list.as_ref().is_some_and(|list| !list.is_empty())
-    }
-    refuse("linux.uidMappings", filled(linux.uid_mappings()))?;
-    refuse("linux.gidMappings", filled(linux.gid_mappings()))?;
     let devices = linux.net_devices().as_ref();
     refuse(
         "linux.netDevices",
@@ -136,11 +132,6 @@ fn refuse_linux(linux: &Linux, context: &CompileContext) -> Result<(), CompileEr
     refuse("linux.intelRdt", linux.intel_rdt().is_some())?;
     refuse("linux.memoryPolicy", linux.memory_policy().is_some())?;
     refuse("linux.personality", linux.personality().is_some())?;
-    let offsets = linux.time_offsets().as_ref();
-    refuse(
-        "linux.timeOffsets",
-        offsets.is_some_and(|map| !map.is_empty()),
-    )?;
     if linux.seccomp().is_some() && context.seccomp.is_none() {
         return Err(invalid("linux.seccomp", "it was not compiled beforehand"));
     }
@@ -220,11 +211,6 @@ mod tests {
                 "linux.personality",
             ),
             ("/linux/mountLabel", json!("x"), "linux.mountLabel"),
-            (
-                "/linux/namespaces",
-                json!([{"type": "user"}]),
-                "linux.namespaces[user]",
-            ),
             (
                 "/process/apparmorProfile",
                 json!("docker-default"),

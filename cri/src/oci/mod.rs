@@ -19,6 +19,7 @@ mod sandbox;
 mod seccomp;
 pub mod spec;
 mod sysctl;
+mod users;
 
 pub use compile::{CompileContext, CompileError, compile};
 pub use process::compile_process;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use shim::plan::{
     CgroupJoin, Executable, LaunchPlan, Mount, MountAttrs, MountKind, Namespace, Namespaces,
-    ProcessPlan, RootFs, User,
+    ProcessPlan, RootFs, User, UserNamespace,
 };
 
 use super::compile::CompileError;
@@ -19,6 +19,11 @@ pub struct SandboxInput {
     /// The pod's network namespace file; none means the host's network.
     pub netns: Option<PathBuf>,
     pub hostname: String,
+    /// The pod's user namespace; owns its IPC, UTS and pid namespaces. 65535 must be mapped in it.
+    /// A network namespace that is to belong to it as well has to be made in it
+    /// (`shim::launch::{new_user_namespace, new_network_namespace}`): then the user namespace
+    /// exists before, and is joined by the path of a descriptor that is held meanwhile.
+    pub users: UserNamespace,
     /// The pod uses the host's IPC namespace.
     pub host_ipc: bool,
     /// The pod's containers share one pid namespace, which pause is the first process of.
@@ -36,7 +41,7 @@ pub struct SandboxInput {
 /// root, and the pod's /dev/shm, which containers join with `CompileContext::sandbox_binds`
 /// (`("/dev/shm", "/dev/shm")`), unless the pod uses the host's IPC namespace, and so its /dev/shm.
 ///
-/// Containers join the namespaces by `/proc/<sandbox pid>/ns/{ipc,uts,pid}`. With the host's
+/// Containers join the namespaces by `/proc/<sandbox pid>/ns/{user,ipc,uts,pid}`. With the host's
 /// network, the host name is the host's too, as in every pod of that kind.
 ///
 /// # Errors
@@ -47,6 +52,7 @@ pub fn sandbox_plan(input: &SandboxInput) -> Result<LaunchPlan, CompileError> {
         false => Namespace::New,
     };
     let namespaces = Namespaces {
+        user: input.users.clone(),
         pid: new_unless(!input.share_pid),
         net: match &input.netns {
             Some(path) => Namespace::Join(path.to_string_lossy().into_owned()),
@@ -54,7 +60,7 @@ pub fn sandbox_plan(input: &SandboxInput) -> Result<LaunchPlan, CompileError> {
         },
         ipc: new_unless(input.host_ipc),
         uts: new_unless(input.netns.is_none()),
-        cgroup: Namespace::Host,
+        ..Namespaces::default()
     };
     let sysctls = input
         .sysctls

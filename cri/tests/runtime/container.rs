@@ -7,7 +7,7 @@ use shim::plan::RootFs;
 
 use crate::pod::{Pod, container, process};
 
-fn link(pid: &str, namespace: &str) -> String {
+pub(crate) fn link(pid: &str, namespace: &str) -> String {
     std::fs::read_link(format!("/proc/{pid}/ns/{namespace}"))
         .expect("a namespace")
         .to_string_lossy()

@@ -9,6 +9,7 @@ mod container;
 mod hooks;
 mod idmap;
 mod lifetime;
+mod namespaces;
 mod oci;
 mod pause;
 mod pod;

@@ -31,6 +31,11 @@ pub(crate) struct Pod {
 impl Pod {
     /// A pod whose sandbox runs, with new network and pid namespaces of the containers' own.
     pub(crate) async fn start() -> Pod {
+        Pod::start_with(|_| {}).await
+    }
+
+    /// As `start`, with something else in the sandbox.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut SandboxInput)) -> Pod {
         assert!(nix::unistd::geteuid().is_root(), "these tests need root");
         let root = tempfile::tempdir().expect("a temporary directory");
         let dir = root.path().join("pod");
@@ -42,13 +47,14 @@ impl Pod {
             cgroup: CgroupJoin::default(),
         };
         let shim = Shim::spawn(&programs, options).await.expect("spawns");
-        let input = SandboxInput {
+        let mut input = SandboxInput {
             pause: programs.pause.clone(),
             netns: None,
             hostname: "pod".into(),
             shm_bytes: 1 << 20,
             ..SandboxInput::default()
         };
+        change(&mut input);
         let plan = oci::sandbox_plan(&input).expect("plans");
         let sandbox = shim.start_sandbox(plan).await.expect("starts the sandbox");
         Pod {

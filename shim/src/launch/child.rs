@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::prepare::Prepared;
 use super::report::{self, Step};
 use super::{Gate, Stdio, filesystem, hooks, identity};
-use crate::sys::{self, Errno, mounts, socket};
+use crate::sys::{self, Clone, Errno, mounts, socket};
 
 /// What failed: the step, the index within the plan's list, and why.
 pub(super) type Failed = (Step, usize, Errno);
@@ -58,6 +58,8 @@ fn give_up(
     sys::exit(if number == libc::ENOENT { 127 } else { 126 })
 }
 
+/// What a process does from clone to exec. The first half happens with the privileges of the host,
+/// the second with those over the container's namespaces, and then with the user's.
 fn set_up_and_exec(
     prepared: &mut Prepared,
     stdio: &Stdio,
@@ -65,16 +67,32 @@ fn set_up_and_exec(
     channel: BorrowedFd<'_>,
 ) -> Result<std::convert::Infallible, Failed> {
     // Until exec, nobody may look into this copy of the runtime through /proc/<pid>.
-    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(at(Step::Session))?;
+    hide_from_debuggers()?;
     sys::reset_signals().map_err(at(Step::Session))?;
     sys::umask(0);
-    sys::setsid().map_err(at(Step::Session))?;
     join_cgroups(prepared)?;
     oom_score(prepared)?;
+    give_streams(prepared, stdio)?;
+    let (in_two_steps, new_users) = (
+        prepared.spaces.in_two_steps(),
+        prepared.spaces.user.is_some(),
+    );
+    if new_users {
+        identity::raise_limits(&prepared.process)?;
+    }
     join_namespaces(prepared)?;
+    if in_two_steps {
+        go_on_as_child(prepared, channel)?;
+    }
+    new_cgroup_namespace(prepared)?;
+    sys::setsid().map_err(at(Step::Session))?;
     identity::session_keyring(&prepared.process)?;
     names(prepared)?;
-    sysctls(prepared)?;
+    sysctls(prepared, new_users)?;
+    if new_users {
+        identity::become_root()?;
+        sysctls(prepared, false)?;
+    }
     let hooks = || create_hooks(prepared, gate, channel);
     let terminal = filesystem::set_up(prepared, matches!(stdio, Stdio::Terminal), hooks)?;
     standard_streams(prepared, stdio, terminal.as_ref())?;
@@ -96,6 +114,10 @@ fn set_up_and_exec(
         (None, None) => libc::ENOENT,
     };
     Err((Step::Exec, 0, errno))
+}
+
+fn hide_from_debuggers() -> Result<(), Failed> {
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(at(Step::Session))
 }
 
 fn wait_at(gate: &Gate, channel: BorrowedFd<'_>) -> Result<(), Failed> {
@@ -153,9 +175,6 @@ fn join_cgroups(prepared: &Prepared) -> Result<(), Failed> {
     for (index, procs) in prepared.v1.iter().enumerate() {
         sys::write(procs.as_fd(), b"0").map_err(|errno| (Step::JoinCgroup, index, errno))?;
     }
-    if prepared.new_cgroup_namespace {
-        sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::JoinCgroup))?;
-    }
     Ok(())
 }
 
@@ -174,11 +193,50 @@ fn write_file(path: &std::ffi::CStr, value: &[u8]) -> sys::Sys<()> {
     sys::write(file.as_fd(), value).map(drop)
 }
 
+/// The user namespace comes last: in it, the privileges to join others are gone.
 fn join_namespaces(prepared: &Prepared) -> Result<(), Failed> {
-    for (index, (file, kinds)) in prepared.namespaces.iter().enumerate() {
-        sys::setns(file.as_fd(), *kinds).map_err(|errno| (Step::JoinNamespace, index, errno))?;
+    let spaces = &prepared.spaces;
+    let failed = |index| move |errno| (Step::JoinNamespace, index, errno);
+    if let (Some(pid), true) = (&spaces.pid, spaces.in_two_steps()) {
+        sys::setns(pid.as_fd(), libc::CLONE_NEWPID).map_err(failed(0))?;
+    }
+    for (index, (file, kinds)) in spaces.join.iter().enumerate() {
+        sys::setns(file.as_fd(), *kinds).map_err(failed(index))?;
+    }
+    if let Some(users) = &spaces.user {
+        sys::setns(users.file.as_fd(), libc::CLONE_NEWUSER).map_err(at(Step::UserNamespace))?;
+        hide_from_debuggers()?;
     }
     Ok(())
+}
+
+/// Makes the process that becomes the container's, in namespaces that belong to the user namespace
+/// entered before, and with the clocks of a new time namespace, which only children get. It takes
+/// this one's place: as child of the same parent, and on the same channel.
+fn go_on_as_child(prepared: &Prepared, channel: BorrowedFd<'_>) -> Result<(), Failed> {
+    if let Some(offsets) = &prepared.spaces.time {
+        let failed = at(Step::TimeNamespace);
+        sys::unshare(sys::namespaces::CLONE_NEWTIME).map_err(&failed)?;
+        if !offsets.is_empty() {
+            write_file(c"/proc/self/timens_offsets", offsets).map_err(&failed)?;
+        }
+    }
+    match sys::clone3_sibling(prepared.spaces.new).map_err(at(Step::Clone))? {
+        Clone::Child => Ok(()),
+        Clone::Parent { pid, pidfd } => {
+            let report = report::encode(Step::Replaced, pid as usize, 0);
+            // If nobody hears it any more, the other will find the same, and end.
+            let _ = socket::send(channel, &report, &[pidfd.as_fd()]);
+            sys::exit(0)
+        }
+    }
+}
+
+fn new_cgroup_namespace(prepared: &Prepared) -> Result<(), Failed> {
+    match prepared.spaces.new_cgroup {
+        true => sys::unshare(libc::CLONE_NEWCGROUP).map_err(at(Step::JoinCgroup)),
+        false => Ok(()),
+    }
 }
 
 fn names(prepared: &Prepared) -> Result<(), Failed> {
@@ -191,16 +249,36 @@ fn names(prepared: &Prepared) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Through the host's /proc, which shows the values of the writer's own namespaces.
-fn sysctls(prepared: &Prepared) -> Result<(), Failed> {
-    for (index, (path, value)) in prepared.sysctls.iter().enumerate() {
-        write_file(path, value.to_bytes()).map_err(|errno| (Step::Sysctl, index, errno))?;
+/// Through the host's /proc, which shows the values of the writer's own namespaces. In a user
+/// namespace, some belong to the host's root and some to the namespace's, depending on the kernel
+/// (IPC since 6.10): what the first may not write is left to the second try.
+fn sysctls(prepared: &mut Prepared, again_as_root: bool) -> Result<(), Failed> {
+    for (index, sysctl) in prepared.sysctls.iter_mut().enumerate() {
+        if sysctl.written {
+            continue;
+        }
+        match write_file(&sysctl.path, sysctl.value.to_bytes()) {
+            Ok(()) => sysctl.written = true,
+            Err(libc::EACCES | libc::EPERM) if again_as_root => {}
+            Err(errno) => return Err((Step::Sysctl, index, errno)),
+        }
     }
     Ok(())
 }
 
-/// Makes 0, 1 and 2 the new process's streams, and gives them to its user, so that it may open
-/// /dev/stdout.
+/// Gives the streams to the process's user, so that it may open /dev/stdout. In a user namespace
+/// they could not be given any more: they are the host's.
+fn give_streams(prepared: &Prepared, stdio: &Stdio) -> Result<(), Failed> {
+    if let Stdio::Streams(streams) = stdio {
+        for stream in streams {
+            give_to_user(stream, prepared.stream_owner).map_err(at(Step::Stdio))?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes 0, 1 and 2 the new process's streams. A terminal is the container's own, and is given to
+/// its user here.
 fn standard_streams(
     prepared: &Prepared,
     stdio: &Stdio,
@@ -212,8 +290,10 @@ fn standard_streams(
         (Stdio::Terminal, Some(pair)) => [&pair.slave, &pair.slave, &pair.slave],
         (Stdio::Terminal, None) => return Err(failed(libc::ENOTTY)),
     };
+    if let Some(pair) = terminal {
+        give_to_user(&pair.slave, prepared.process.uid).map_err(&failed)?;
+    }
     for (number, stream) in streams.into_iter().enumerate() {
-        give_to_user(stream, prepared.process.uid).map_err(&failed)?;
         sys::dup_to(stream.as_fd(), number as i32).map_err(&failed)?;
     }
     if terminal.is_some() {

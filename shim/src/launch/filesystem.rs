@@ -156,6 +156,10 @@ fn new_filesystem(
 /// A node that is there already is taken out of the way by nobody: an image that ships one where
 /// the runtime makes one keeps it only if it is the same device.
 fn make_device(top: BorrowedFd<'_>, device: &PreparedDevice) -> Sys<()> {
+    if let Some(node) = &device.node {
+        let target = make_target(top, &device.target)?;
+        return mounts::attach(node.as_fd(), target.as_fd());
+    }
     let parent = make_target(top, &device.parent)?;
     match mounts::mknodat(parent.as_fd(), &device.name, device.mode, device.number) {
         Err(libc::EEXIST) => return same_device(parent.as_fd(), device),

@@ -29,6 +29,29 @@ pub(super) fn session_keyring(process: &Process) -> Result<(), Failed> {
     }
 }
 
+/// Raises hard limits to what [`limits`] will set: the privilege for that ends in a user namespace.
+/// The lower ones wait, because they would hinder the set-up.
+pub(super) fn raise_limits(process: &Process) -> Result<(), Failed> {
+    for (index, (resource, _, hard)) in process.rlimits.iter().enumerate() {
+        let failed = |errno| (Step::Rlimit, index, errno);
+        let (soft_now, hard_now) = sys::rlimit(*resource).map_err(failed)?;
+        if *hard > hard_now {
+            sys::set_rlimit(*resource, soft_now, *hard).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Becomes root of the user namespace that was just entered: until then, ids are the host's. What
+/// is made from here on belongs to the container's root.
+pub(super) fn become_root() -> Result<(), Failed> {
+    sys::setgroups(&[]).map_err(at(Step::Groups))?;
+    sys::setresgid(0).map_err(at(Step::Groups))?;
+    sys::setresuid(0).map_err(at(Step::User))?;
+    // Changing ids makes a process dumpable again in some kernels; see run().
+    sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(at(Step::User))
+}
+
 /// Changes to the working directory and makes sure that it lies within the root: a path such as
 /// /proc/self/fd/7 must not lead out through a descriptor that somebody forgot to close.
 pub(super) fn enter_directory(prepared: &Prepared) -> Result<(), Failed> {

@@ -21,7 +21,7 @@ use crate::plan::{CgroupJoin, Hooks, LaunchPlan, ProcessPlan};
 use crate::sys::{self, Clone, Errno, events, socket};
 
 pub use hooks::HookPoint;
-pub use prepare::readonly_file;
+pub use prepare::{new_network_namespace, new_user_namespace, readonly_file};
 pub use report::{Blame, Heard, LaunchError, Step, reason};
 
 /// The child has this long to set itself up; only a hung filesystem takes it.
@@ -46,6 +46,9 @@ pub enum Gate {
     /// Nothing.
     Open,
 }
+
+/// What a child says, and the descriptor that came with it.
+type Report<'a> = (report::Report<'a>, Option<OwnedFd>);
 
 /// A process that is set up.
 #[derive(Debug)]
@@ -139,10 +142,12 @@ fn spawn(
     let (ours, theirs) = socket::pair().map_err(|errno| words.error(Step::Channel, 0, errno))?;
     let own_pid_namespace = enter_pid_namespace(&prepared)
         .map_err(|errno| words.error(Step::JoinNamespace, 0, errno))?;
-    let cloned = sys::clone3(
-        prepared.clone_flags,
-        prepared.unified.as_ref().map(AsFd::as_fd),
-    );
+    let in_two_steps = prepared.spaces.in_two_steps();
+    let flags = match in_two_steps {
+        true => 0,
+        false => prepared.spaces.new,
+    };
+    let cloned = sys::clone3(flags, prepared.unified.as_ref().map(AsFd::as_fd));
     if let Ok(Clone::Child) = cloned {
         // Or the parent's end would never show.
         drop(ours);
@@ -159,7 +164,7 @@ fn spawn(
     };
     let budget = prepared.hooks.budget();
     drop((theirs, stdio, gate, prepared));
-    Ok(Launched {
+    let mut launched = Launched {
         pid,
         pidfd,
         terminal: None,
@@ -168,14 +173,23 @@ fn spawn(
         words,
         hooks: Hooks::default(),
         budget,
-    })
+    };
+    if in_two_steps && let Err(error) = launched.follow() {
+        launched.abandon();
+        return Err(error);
+    }
+    Ok(launched)
 }
 
 /// A pid namespace is joined by the parent, for its children; returns the way back.
 fn enter_pid_namespace(prepared: &prepare::Prepared) -> Result<Option<OwnedFd>, Errno> {
-    let Some(namespace) = &prepared.pid_namespace else {
+    let Some(namespace) = &prepared.spaces.pid else {
         return Ok(None);
     };
+    if prepared.spaces.in_two_steps() {
+        // Joined by the first of the two, for the second.
+        return Ok(None);
+    }
     let own = sys::mounts::openat(sys::mounts::cwd(), c"/proc/self/ns/pid", libc::O_RDONLY, 0)?;
     sys::setns(namespace.as_fd(), libc::CLONE_NEWPID)?;
     Ok(Some(own))
@@ -250,22 +264,53 @@ impl Launched {
     /// What the child reports.
     pub fn hear(&mut self) -> Result<Heard, LaunchError> {
         let mut buffer = [0; report::REPORT_MAX];
-        let (length, fds) = socket::receive(self.channel.as_fd(), &mut buffer)
-            .map_err(|errno| self.words.error(Step::Channel, 0, errno))?;
-        if let Some(terminal) = fds.into_iter().flatten().next() {
-            self.terminal = Some(terminal);
-        }
-        if length == 0 {
+        let Some((report, descriptor)) = self.receive(&mut buffer)? else {
             return Ok(Heard::Closed);
+        };
+        match report {
+            (Step::Ready, ..) => {
+                self.terminal = descriptor;
+                Ok(Heard::Ready)
+            }
+            (Step::Hooks, ..) => self.run_hooks().map(|()| Heard::Hooks),
+            (step, index, number, output) => Err(self.words.reported(step, index, number, output)),
         }
-        match report::decode(buffer.get(..length).unwrap_or_default()) {
-            Some((Step::Ready, ..)) => Ok(Heard::Ready),
-            Some((Step::Hooks, ..)) => self.run_hooks().map(|()| Heard::Hooks),
-            Some((step, index, number, output)) => {
+    }
+
+    /// Waits for the process that takes the first one's place, which only enters namespaces: until
+    /// then nothing in it depends on anything that is slow.
+    fn follow(&mut self) -> Result<(), LaunchError> {
+        self.wait_for_word()?;
+        let mut buffer = [0; report::REPORT_MAX];
+        match self.receive(&mut buffer)? {
+            Some(((Step::Replaced, pid, ..), Some(pidfd))) => {
+                let first = std::mem::replace(&mut self.pid, pid as u32);
+                self.pidfd = pidfd;
+                // It has nothing left to do but to end.
+                sys::reap(Some(first), true)
+                    .map_err(|errno| self.words.error(Step::Replaced, 0, errno))?;
+                Ok(())
+            }
+            Some(((step, index, number, output), _)) => {
                 Err(self.words.reported(step, index, number, output))
             }
-            None => Err(self.words.error(Step::Channel, 0, libc::EPROTO)),
+            None => Err(self.words.error(Step::Channel, 0, libc::ECONNRESET)),
         }
+    }
+
+    /// The next report, with the descriptor that came with it; none at the channel's end.
+    fn receive<'a>(
+        &self,
+        buffer: &'a mut [u8; report::REPORT_MAX],
+    ) -> Result<Option<Report<'a>>, LaunchError> {
+        let failed = |errno| self.words.error(Step::Channel, 0, errno);
+        let (length, fds) = socket::receive(self.channel.as_fd(), buffer).map_err(failed)?;
+        if length == 0 {
+            return Ok(None);
+        }
+        let report = report::decode(buffer.get(..length).unwrap_or_default())
+            .ok_or_else(|| failed(libc::EPROTO))?;
+        Ok(Some((report, fds.into_iter().flatten().next())))
     }
 
     /// Runs the parent's hooks before the root is changed, and lets the child go on.
@@ -300,8 +345,13 @@ impl Launched {
     }
 
     fn wait(&mut self) -> Result<Heard, LaunchError> {
+        self.wait_for_word()?;
+        self.hear()
+    }
+
+    fn wait_for_word(&self) -> Result<(), LaunchError> {
         match events::wait_readable(self.channel.as_fd(), self.patience_ms()) {
-            Ok(true) => self.hear(),
+            Ok(true) => Ok(()),
             Ok(false) => Err(self.overdue()),
             Err(errno) => Err(self.words.error(Step::Channel, 0, errno)),
         }

@@ -15,8 +15,12 @@ pub enum Step {
     Channel,
     Prepare,
     Clone,
+    /// Not a failure: the index is the pid of the process that takes this one's place.
+    Replaced,
     JoinCgroup,
     JoinNamespace,
+    UserNamespace,
+    TimeNamespace,
     OomScore,
     Hostname,
     Domainname,
@@ -50,13 +54,16 @@ pub enum Step {
     StartContainerHook,
 }
 
-const STEPS: [Step; 36] = [
+const STEPS: &[Step] = &[
     Step::Ready,
     Step::Channel,
     Step::Prepare,
     Step::Clone,
+    Step::Replaced,
     Step::JoinCgroup,
     Step::JoinNamespace,
+    Step::UserNamespace,
+    Step::TimeNamespace,
     Step::OomScore,
     Step::Hostname,
     Step::Domainname,
@@ -118,7 +125,9 @@ pub(crate) fn encode(step: Step, index: usize, errno: Errno) -> [u8; REPORT_SIZE
 }
 
 /// Step, index, errno, and what a hook printed.
-pub(crate) fn decode(bytes: &[u8]) -> Option<(Step, usize, Errno, &[u8])> {
+pub(crate) type Report<'a> = (Step, usize, Errno, &'a [u8]);
+
+pub(crate) fn decode(bytes: &[u8]) -> Option<Report<'_>> {
     let word = |at: usize| {
         let bytes = bytes.get(at..at + 4)?;
         Some(u32::from_ne_bytes(bytes.try_into().ok()?))
@@ -303,9 +312,11 @@ impl Words {
         match step {
             Step::Channel | Step::Ready => "talking to the new process".into(),
             Step::Prepare => "preparing the launch".into(),
-            Step::Clone => "creating the process".into(),
+            Step::Clone | Step::Replaced => "creating the process".into(),
             Step::JoinCgroup => "joining the cgroup".into(),
             Step::JoinNamespace => "joining a namespace".into(),
+            Step::UserNamespace => "entering the user namespace".into(),
+            Step::TimeNamespace => "setting up the time namespace".into(),
             Step::OomScore => "setting oom_score_adj".into(),
             Step::Hostname => "setting the host name".into(),
             Step::Domainname => "setting the domain name".into(),
@@ -345,7 +356,7 @@ mod tests {
 
     #[test]
     fn every_step_survives_the_channel() {
-        for (number, step) in STEPS.into_iter().enumerate() {
+        for (number, step) in STEPS.iter().copied().enumerate() {
             assert_eq!(step as usize, number, "STEPS is in declaration order");
             let report = encode(step, 7, libc::ENOENT);
             let heard = decode(&report);

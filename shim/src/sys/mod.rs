@@ -8,6 +8,7 @@
 
 pub mod events;
 pub mod mounts;
+pub mod namespaces;
 pub mod socket;
 
 use std::ffi::CStr;
@@ -92,22 +93,45 @@ pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Sys<Clone> {
         arguments.flags |= INTO_CGROUP;
         arguments.cgroup = cgroup.as_raw_fd() as u64;
     }
+    clone_with(&mut arguments, &raw mut pidfd)
+}
+
+/// `arguments.pidfd` is the address of `pidfd`.
+fn clone_with(arguments: &mut CloneArgs, pidfd: *mut RawFd) -> Sys<Clone> {
     // SAFETY: `arguments` lives across the call and its size is passed; no new stack and no shared
     // memory is asked for, so the child continues on its own copy of this stack.
     let result = unsafe {
         libc::syscall(
             libc::SYS_clone3,
-            &raw mut arguments,
+            std::ptr::from_mut(arguments),
             std::mem::size_of::<CloneArgs>(),
         )
     };
     match check(result)? {
         0 => Ok(Clone::Child),
-        pid => Ok(Clone::Parent {
-            pid: pid as u32,
-            pidfd: fresh_fd(i64::from(pidfd))?,
-        }),
+        pid => {
+            // SAFETY: both callers pass the address of a live variable of theirs, which the kernel
+            // has just written to through the same address.
+            let pidfd = unsafe { pidfd.read() };
+            Ok(Clone::Parent {
+                pid: pid as u32,
+                pidfd: fresh_fd(i64::from(pidfd))?,
+            })
+        }
     }
+}
+
+/// Forks a sibling: its parent is the parent of this process, which is told of its end by SIGCHLD.
+/// This process only gets its descriptor. See [`clone3`] for what the child may not do.
+pub fn clone3_sibling(flags: u64) -> Sys<Clone> {
+    let mut pidfd: RawFd = -1;
+    let mut arguments = CloneArgs {
+        // The signal is that of this process, and may not be named.
+        flags: flags | (libc::CLONE_PIDFD | libc::CLONE_PARENT) as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        ..CloneArgs::default()
+    };
+    clone_with(&mut arguments, &raw mut pidfd)
 }
 
 /// Ends the process at once, without any destructor.

@@ -3,10 +3,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::{Prepare, open};
+use super::{Prepare, new_user_namespace};
 use crate::launch::report::LaunchError;
-use crate::plan::{IdMapping, IdMappings};
-use crate::sys::{self, Clone, mounts, socket};
+use crate::plan::IdMappings;
+use crate::sys::mounts;
 
 /// User namespaces that only carry maps, one for each pair of maps that a plan has.
 #[derive(Default)]
@@ -28,7 +28,7 @@ impl Idmaps {
             Some(index) => index,
             None => {
                 self.made
-                    .push((mappings.clone(), user_namespace(mappings)?));
+                    .push((mappings.clone(), new_user_namespace(mappings)?));
                 self.made.len() - 1
             }
         };
@@ -41,44 +41,4 @@ impl Idmaps {
             LaunchError::prepare(format!("id-mapping {path:?}{hint}"), errno)
         })
     }
-}
-
-/// A user namespace with these maps. It lives as long as the descriptor: the process that it was
-/// made with only waits until the maps are written, and is reaped before this returns.
-fn user_namespace(mappings: &IdMappings) -> Prepare<OwnedFd> {
-    let attempt = |errno| LaunchError::prepare("making a user namespace for id maps", errno);
-    let (ours, theirs) = socket::pair().map_err(attempt)?;
-    match sys::clone3(libc::CLONE_NEWUSER as u64, None).map_err(attempt)? {
-        Clone::Child => {
-            drop(ours);
-            // Returns when the parent closes its end, or dies.
-            let _ = sys::read(theirs.as_fd(), &mut [0]);
-            sys::exit(0)
-        }
-        Clone::Parent { pid, pidfd: _ } => {
-            drop(theirs);
-            let made = with_maps(pid, mappings);
-            drop(ours);
-            sys::reap(Some(pid), true).map_err(attempt)?;
-            made
-        }
-    }
-}
-
-fn with_maps(pid: u32, mappings: &IdMappings) -> Prepare<OwnedFd> {
-    write_map(&format!("/proc/{pid}/uid_map"), &mappings.uid)?;
-    write_map(&format!("/proc/{pid}/gid_map"), &mappings.gid)?;
-    open(&format!("/proc/{pid}/ns/user"), libc::O_RDONLY)
-}
-
-/// A map is written by one call, or not at all.
-fn write_map(path: &str, map: &[IdMapping]) -> Prepare<()> {
-    let file = open(path, libc::O_WRONLY)?;
-    let lines: String = map
-        .iter()
-        .map(|line| format!("{} {} {}\n", line.container, line.host, line.size))
-        .collect();
-    sys::write(file.as_fd(), lines.as_bytes())
-        .map(drop)
-        .map_err(|errno| LaunchError::prepare(format!("writing {map:?} to {path}"), errno))
 }

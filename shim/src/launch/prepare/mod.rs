@@ -4,9 +4,11 @@
 mod elsewhere;
 mod idmap;
 mod mounts;
+mod namespaces;
 mod overlay;
 mod process;
 mod rootfs;
+mod users;
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -14,28 +16,26 @@ use std::time::Duration;
 
 use super::hooks::{HookPoint, Ready};
 use super::report::LaunchError;
-use crate::plan::{CgroupJoin, Hooks, LaunchPlan, Namespace, ProcessPlan};
+use crate::plan::{CgroupJoin, Hooks, IdMapping, LaunchPlan, ProcessPlan};
 use crate::sys;
 
 pub(super) use mounts::{MountSource, PreparedMount};
+pub(super) use namespaces::Spaces;
 pub(super) use process::Process;
 pub use process::readonly_file;
 pub(super) use rootfs::{PreparedDevice, Root, Target};
+pub use users::{new_network_namespace, new_user_namespace};
 
 /// Everything that the child needs, in the kernel's own terms.
 pub(super) struct Prepared {
-    pub clone_flags: u64,
     pub unified: Option<OwnedFd>,
     pub v1: Vec<OwnedFd>,
-    /// Namespaces that the child joins, with their kinds (one descriptor may stand for several).
-    pub namespaces: Vec<(OwnedFd, i32)>,
-    /// Joined by the parent around the clone.
-    pub pid_namespace: Option<OwnedFd>,
-    /// After the cgroups are joined, so that its root is the container's own cgroup.
-    pub new_cgroup_namespace: bool,
+    pub spaces: Spaces,
+    /// The host's id of the process's user, to whom its streams are given.
+    pub stream_owner: u32,
     pub hostname: Option<CString>,
     pub domainname: Option<CString>,
-    pub sysctls: Vec<(CString, CString)>,
+    pub sysctls: Vec<Sysctl>,
     pub root: Option<Root>,
     pub process: Process,
     pub hooks: ChildHooks,
@@ -64,6 +64,13 @@ impl ChildHooks {
     }
 }
 
+/// A kernel parameter.
+pub(super) struct Sysctl {
+    pub path: CString,
+    pub value: CString,
+    pub written: bool,
+}
+
 type Prepare<T> = Result<T, LaunchError>;
 
 fn text(value: &str) -> Prepare<CString> {
@@ -84,45 +91,21 @@ pub(super) fn container(
     plan: &LaunchPlan,
     sandbox: Option<BorrowedFd<'_>>,
 ) -> Prepare<(Prepared, Vec<String>)> {
-    let (process, notes) = process::process(&plan.process)?;
+    let spaces = namespaces::of_container(&plan.namespaces)?;
+    let (process, notes) = process::process(&plan.process, spaces.user.is_some())?;
     let (unified, v1) = cgroups(&plan.cgroup)?;
-    let spaces = &plan.namespaces;
-    let mut prepared = Prepared {
-        clone_flags: libc::CLONE_NEWNS as u64,
+    let prepared = Prepared {
         unified,
         v1,
-        namespaces: Vec::new(),
-        pid_namespace: None,
-        new_cgroup_namespace: spaces.cgroup == Namespace::New,
         hostname: plan.hostname.as_deref().map(text).transpose()?,
         domainname: plan.domainname.as_deref().map(text).transpose()?,
         sysctls: sysctls(&plan.sysctls)?,
-        root: Some(rootfs::root(plan, sandbox)?),
+        root: Some(rootfs::root(plan, &spaces, sandbox)?),
+        stream_owner: host_user(&spaces, &plan.process)?,
+        spaces,
         process,
         hooks: ChildHooks::new(&plan.hooks)?,
     };
-    for (space, kind) in [
-        (&spaces.net, libc::CLONE_NEWNET),
-        (&spaces.ipc, libc::CLONE_NEWIPC),
-        (&spaces.uts, libc::CLONE_NEWUTS),
-    ] {
-        match space {
-            Namespace::Host => {}
-            Namespace::New => prepared.clone_flags |= kind as u64,
-            Namespace::Join(path) => prepared
-                .namespaces
-                .push((open(path, libc::O_RDONLY)?, kind)),
-        }
-    }
-    match &spaces.pid {
-        Namespace::Host => {}
-        Namespace::New => prepared.clone_flags |= libc::CLONE_NEWPID as u64,
-        Namespace::Join(path) => prepared.pid_namespace = Some(open(path, libc::O_RDONLY)?),
-    }
-    if let Namespace::Join(path) = &spaces.cgroup {
-        let file = open(path, libc::O_RDONLY)?;
-        prepared.namespaces.push((file, libc::CLONE_NEWCGROUP));
-    }
     Ok((prepared, notes))
 }
 
@@ -131,32 +114,33 @@ pub(super) fn exec(
     cgroup: &CgroupJoin,
     plan: &ProcessPlan,
 ) -> Prepare<(Prepared, Vec<String>)> {
-    let (process, notes) = process::process(plan)?;
+    let spaces = namespaces::of_process(target)?;
+    let (process, notes) = process::process(plan, spaces.user.is_some())?;
     let (unified, v1) = cgroups(cgroup)?;
-    let copy = || {
-        sys::dup_above_stdio(target)
-            .map_err(|errno| LaunchError::prepare("copying the container's descriptor", errno))
-    };
-    let all = libc::CLONE_NEWNS
-        | libc::CLONE_NEWNET
-        | libc::CLONE_NEWIPC
-        | libc::CLONE_NEWUTS
-        | libc::CLONE_NEWCGROUP;
     let prepared = Prepared {
-        clone_flags: 0,
         unified,
         v1,
-        namespaces: vec![(copy()?, all)],
-        pid_namespace: Some(copy()?),
-        new_cgroup_namespace: false,
         hostname: None,
         domainname: None,
         sysctls: Vec::new(),
         root: None,
+        stream_owner: host_user(&spaces, plan)?,
+        spaces,
         process,
         hooks: ChildHooks::new(&Hooks::default())?,
     };
     Ok((prepared, notes))
+}
+
+fn host_user(spaces: &Spaces, process: &ProcessPlan) -> Prepare<u32> {
+    let uid = process.user.uid;
+    let Some(users) = &spaces.user else {
+        return Ok(uid);
+    };
+    IdMapping::host_id(&users.ids.uid, uid).ok_or_else(|| {
+        let what = format!("user id {uid} does not exist in the container's user namespace");
+        LaunchError::prepare(what, libc::EINVAL)
+    })
 }
 
 fn cgroups(join: &CgroupJoin) -> Prepare<(Option<OwnedFd>, Vec<OwnedFd>)> {
@@ -173,8 +157,14 @@ fn cgroups(join: &CgroupJoin) -> Prepare<(Option<OwnedFd>, Vec<OwnedFd>)> {
     Ok((unified, v1))
 }
 
-fn sysctls(list: &[(String, String)]) -> Prepare<Vec<(CString, CString)>> {
+fn sysctls(list: &[(String, String)]) -> Prepare<Vec<Sysctl>> {
     list.iter()
-        .map(|(path, value)| Ok((text(&format!("/proc/sys/{path}"))?, text(value)?)))
+        .map(|(path, value)| {
+            Ok(Sysctl {
+                path: text(&format!("/proc/sys/{path}"))?,
+                value: text(value)?,
+                written: false,
+            })
+        })
         .collect()
 }

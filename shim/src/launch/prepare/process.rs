@@ -35,7 +35,8 @@ pub(in crate::launch) struct Process {
     pub preserved_fds: u32,
 }
 
-pub(super) fn process(plan: &ProcessPlan) -> Prepare<(Process, Vec<String>)> {
+/// `own_users`: in a user namespace of its own a process has every capability to begin with.
+pub(super) fn process(plan: &ProcessPlan, own_users: bool) -> Prepare<(Process, Vec<String>)> {
     let mut notes = Vec::new();
     let (args, env) = (texts(&plan.args)?, texts(&plan.env)?);
     let executable = match &plan.executable {
@@ -44,6 +45,7 @@ pub(super) fn process(plan: &ProcessPlan) -> Prepare<(Process, Vec<String>)> {
     };
     let own = sys::permitted_capabilities()
         .map_err(|errno| LaunchError::prepare("reading own capabilities", errno))?;
+    let grantable = if own_users { u64::MAX } else { own };
     let process = Process {
         executable,
         candidates: candidates(plan)?,
@@ -57,7 +59,7 @@ pub(super) fn process(plan: &ProcessPlan) -> Prepare<(Process, Vec<String>)> {
         gid: plan.user.gid,
         groups: plan.user.additional_gids.clone(),
         umask: plan.user.umask.unwrap_or(0o022),
-        capabilities: clamp_capabilities(plan.capabilities, own, &mut notes),
+        capabilities: clamp_capabilities(plan.capabilities, grantable, &mut notes),
         last_capability: last_capability(),
         rlimits: clamp_rlimits(plan, own, &mut notes)?,
         no_new_privileges: plan.no_new_privileges,

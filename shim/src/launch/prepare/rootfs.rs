@@ -7,9 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use super::idmap::Idmaps;
 use super::mounts::{PreparedMount, clone_mount, prepare_mount, propagation_flag, set_up};
 use super::overlay::overlay;
-use super::{Prepare, text, texts};
+use super::{Prepare, Spaces, text, texts};
 use crate::launch::report::LaunchError;
-use crate::plan::{Hooks, LaunchPlan, MountAttrs, Propagation, RootFs};
+use crate::plan::{Hooks, IdMapping, LaunchPlan, MountAttrs, Propagation, RootFs};
 use crate::sys::mounts;
 
 pub(in crate::launch) struct Root {
@@ -38,6 +38,9 @@ pub(in crate::launch) struct Target {
 }
 
 pub(in crate::launch) struct PreparedDevice {
+    /// The host's node, to be bound: the kernel lets no user namespace make devices.
+    pub node: Option<OwnedFd>,
+    pub target: Target,
     pub parent: Target,
     pub name: CString,
     pub mode: u32,
@@ -46,17 +49,25 @@ pub(in crate::launch) struct PreparedDevice {
     pub gid: u32,
 }
 
-pub(super) fn root(plan: &LaunchPlan, sandbox: Option<BorrowedFd<'_>>) -> Prepare<Root> {
+pub(super) fn root(
+    plan: &LaunchPlan,
+    spaces: &Spaces,
+    sandbox: Option<BorrowedFd<'_>>,
+) -> Prepare<Root> {
     let mut idmaps = Idmaps::default();
     let mounts = plan
         .mounts
         .iter()
         .map(|mount| prepare_mount(mount, sandbox, &mut idmaps))
         .collect::<Prepare<_>>()?;
-    let devices = plan.devices.iter().map(device).collect::<Prepare<_>>()?;
+    let devices = plan
+        .devices
+        .iter()
+        .map(|wanted| device(wanted, spaces.user.is_some()))
+        .collect::<Prepare<_>>()?;
     let link = |(path, to): &(String, String)| Ok((target(path, false)?, text(to)?));
     Ok(Root {
-        tree: root_tree(plan, &mut idmaps)?,
+        tree: root_tree(plan, spaces, &mut idmaps)?,
         attach_at: attach_at(plan)?,
         readonly: plan.rootfs_readonly || plan.rootfs == RootFs::Empty,
         propagation: plan.rootfs_propagation.map_or(0, propagation_flag),
@@ -85,10 +96,10 @@ fn attach_at(plan: &LaunchPlan) -> Prepare<CString> {
     text(path)
 }
 
-fn root_tree(plan: &LaunchPlan, idmaps: &mut Idmaps) -> Prepare<OwnedFd> {
+fn root_tree(plan: &LaunchPlan, spaces: &Spaces, idmaps: &mut Idmaps) -> Prepare<OwnedFd> {
     let idmap = plan.rootfs_idmap.as_ref();
     match &plan.rootfs {
-        RootFs::Empty => new_tmpfs(),
+        RootFs::Empty => new_tmpfs(spaces),
         RootFs::Dir(path) => {
             let tree = clone_mount(path, true)?;
             if let Some(mappings) = idmap {
@@ -107,11 +118,19 @@ fn root_tree(plan: &LaunchPlan, idmaps: &mut Idmaps) -> Prepare<OwnedFd> {
     }
 }
 
-fn new_tmpfs() -> Prepare<OwnedFd> {
+/// It belongs to the container's root.
+fn new_tmpfs(spaces: &Spaces) -> Prepare<OwnedFd> {
     let attempt = |errno| LaunchError::prepare("creating an empty root", errno);
     let context = mounts::fsopen(c"tmpfs").map_err(attempt)?;
     for (key, value) in [(c"mode", c"755"), (c"size", c"64k"), (c"nr_inodes", c"64")] {
         mounts::fsconfig(context.as_fd(), key, Some(value)).map_err(attempt)?;
+    }
+    if let Some(users) = &spaces.user {
+        for (key, map) in [(c"uid", &users.ids.uid), (c"gid", &users.ids.gid)] {
+            let root = IdMapping::host_id(map, 0).ok_or_else(|| attempt(libc::EINVAL))?;
+            let root = text(&root.to_string())?;
+            mounts::fsconfig(context.as_fd(), key, Some(&root)).map_err(attempt)?;
+        }
     }
     let attributes = mounts::ATTR_NOSUID | mounts::ATTR_NODEV;
     mounts::fsmount(context.as_fd(), attributes).map_err(attempt)
@@ -142,7 +161,7 @@ pub(in crate::launch) fn target(path: &str, directory: bool) -> Prepare<Target> 
     })
 }
 
-fn device(device: &crate::plan::Device) -> Prepare<PreparedDevice> {
+fn device(device: &crate::plan::Device, bound: bool) -> Prepare<PreparedDevice> {
     use crate::plan::DeviceKind;
     let (parent, name) = device.path.rsplit_once('/').unwrap_or(("", &device.path));
     let kind = match device.kind {
@@ -150,7 +169,10 @@ fn device(device: &crate::plan::Device) -> Prepare<PreparedDevice> {
         DeviceKind::Block => libc::S_IFBLK,
         DeviceKind::Fifo => libc::S_IFIFO,
     };
+    let bound = bound && device.kind != DeviceKind::Fifo;
     Ok(PreparedDevice {
+        node: bound.then(|| host_node(device, kind)).transpose()?,
+        target: target(&device.path, false)?,
         parent: target(parent, true)?,
         name: text(name)?,
         mode: kind | (device.mode & 0o7777),
@@ -158,6 +180,24 @@ fn device(device: &crate::plan::Device) -> Prepare<PreparedDevice> {
         uid: device.uid,
         gid: device.gid,
     })
+}
+
+/// A detached mount of the host's node at the same path, if it is the same device.
+fn host_node(device: &crate::plan::Device, kind: u32) -> Prepare<OwnedFd> {
+    let path = &device.path;
+    let attempt = |errno| {
+        let what = format!("linux.devices[{path}]: binding the host's node");
+        LaunchError::prepare(what, errno)
+    };
+    let tree = mounts::open_tree(mounts::cwd(), &text(path)?, false).map_err(attempt)?;
+    let stat = mounts::fstat(tree.as_fd()).map_err(attempt)?;
+    let same = stat.st_mode & libc::S_IFMT == kind
+        && stat.st_rdev == libc::makedev(device.major, device.minor);
+    if !same {
+        return Err(attempt(libc::ENODEV));
+    }
+    mounts::set_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, false).map_err(attempt)?;
+    Ok(tree)
 }
 
 #[cfg(test)]
