@@ -590,6 +590,21 @@ pub fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> Sys<()> {
     .map(drop)
 }
 
+/// (columns, rows) of a terminal.
+pub fn window_size(terminal: BorrowedFd<'_>) -> Sys<(u16, u16)> {
+    let mut size = libc::winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: TIOCGWINSZ fills a winsize.
+    check(i64::from(unsafe {
+        libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size)
+    }))?;
+    Ok((size.ws_col, size.ws_row))
+}
+
 pub fn set_window_size(terminal: BorrowedFd<'_>, columns: u16, rows: u16) -> Sys<()> {
     let size = libc::winsize {
         ws_row: rows,

@@ -1,229 +1,295 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `create` and `run`.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
-use shim::launch::{self, Gate, LaunchError, Launched, Stdio};
-use shim::plan::{Hooks, RootFs};
+use shim::launch::{self, Gate, LaunchError, Launched};
+use shim::plan::{LaunchPlan, RootFs};
 use shim::sys;
 
-use super::args::Create;
-use super::store::{self, Store};
-use super::{Attempt, Failure, Outcome, manage, supervise};
-use crate::cgroup::{self, CgroupPath, Manager};
+use super::args::{Create, Run};
+use super::cgroups::Cgroup;
+use super::config::{self, CONFIG};
+use super::notify::{self, Notify};
+use super::store::{self, Record};
+use super::supervise::{self, Signals};
+use super::{Attempt, Context, Failure, Outcome, io, manage};
+use crate::cgroup::Limits;
 use crate::oci::{self, CompileContext, spec};
 
-pub(super) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-
-pub(super) fn create(store: &Store, options: &Create) -> Outcome {
-    if options.detach {
-        return Err(Failure::new("--detach belongs to run"));
-    }
-    let fifo = |id: &str| make_fifo(&store.fifo(id)).map(Gate::Fifo);
-    make(store, options, fifo).map(|_| ExitCode::SUCCESS)
+pub(super) fn create(context: &Context, options: &Create) -> Outcome {
+    let job = Job::prepare(context, options, true)?;
+    let made = job.make(|| make_fifo(&context.store.fifo(&options.id)).map(Gate::Fifo))?;
+    let written = io::write_pid(options.pid_file.as_deref(), made.pid);
+    job.or_undo(&made, written)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn run(store: &Store, options: &Create) -> Outcome {
-    let mut launched = make(store, options, |_| Ok(Gate::Open))?;
-    if let Err(error) = launched.executed() {
-        launched.abandon();
-        manage::delete(store, &options.id, true)?;
-        return Err(not_started(&error));
-    }
-    if options.detach {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let code = supervise::until_exit(&launched)?;
-    manage::delete(store, &options.id, true)?;
-    Ok(ExitCode::from(code))
-}
-
-/// Makes the container; on failure nothing of it is left.
-fn make(
-    store: &Store,
-    options: &Create,
-    gate: impl Fn(&str) -> Outcome<Gate>,
-) -> Outcome<Launched> {
-    if options.preserve_fds != 0 {
-        return Err(Failure::new("--preserve-fds is not supported"));
-    }
-    let bundle = options
-        .bundle
-        .canonicalize()
-        .attempt(format_args!("opening bundle {}", options.bundle.display()))?;
-    let (spec, text) = store::read_spec(&bundle.join("config.json"))?;
-    check_terminal(&spec, options)?;
-    let manager = cgroup::detect(Path::new(CGROUP_ROOT)).attempt("looking for cgroups")?;
-    let cgroup = cgroup_path(&spec, &options.id)?;
-    store.reserve(&options.id)?;
-    let job = Job {
-        store,
-        options,
-        spec: &spec,
-        bundle,
-        manager,
-        cgroup,
+pub(super) fn run(context: &Context, options: &Run) -> Outcome {
+    let signals = match options.detach {
+        true => None,
+        // Before there is a container that they would be meant for.
+        false => Some(Signals::block()?),
     };
-    let mut hooks = Hooks::default();
-    let made = store
-        .save_config(&options.id, &text)
-        .and_then(|()| gate(&options.id))
-        .and_then(|gate| job.launch(gate, &mut hooks));
-    if made.is_err() {
-        // The first failure is the one to report.
-        let _ = job.manager.kill(&job.cgroup);
-        let _ = job.manager.remove(&job.cgroup);
-        let _ = store.remove(&options.id);
-        manage::poststop(&hooks);
+    if !options.no_subreaper
+        && let Err(errno) = sys::become_subreaper()
+    {
+        let reason = launch::reason(errno);
+        context.log.warn(&format!("becoming a subreaper: {reason}"));
     }
-    made
+    let job = Job::prepare(context, &options.create, options.detach)?;
+    let mut made = job.make(|| Ok(Gate::Parent))?;
+    let started = job.start(&mut made);
+    let notify = job.or_undo(&made, started)?;
+    let Some(signals) = signals else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let ended = supervise::until_exit(&mut made, signals, notify);
+    if !options.keep {
+        manage::delete(context, &options.create.id, true)?;
+    }
+    ended.map(ExitCode::from)
+}
+
+/// A container that can be made, as far as that is known without making anything.
+struct Job<'a> {
+    context: &'a Context,
+    options: &'a Create,
+    bundle: PathBuf,
+    rootfs: PathBuf,
+    spec: Spec,
+    /// config.json as it is.
+    text: Vec<u8>,
+    cgroup: Cgroup,
+    plan: LaunchPlan,
+    limits: Limits,
+    notify: Option<Notify>,
+    detached: bool,
+}
+
+impl<'a> Job<'a> {
+    fn prepare(context: &'a Context, options: &'a Create, detached: bool) -> Outcome<Job<'a>> {
+        let inherited = io::inherited(options.preserve_fds, true)?;
+        store::check_id(&options.id)?;
+        let bundle = options
+            .bundle
+            .canonicalize()
+            .attempt(format_args!("opening bundle {}", options.bundle.display()))?;
+        let (mut spec, text) = config::read_spec(&bundle.join(CONFIG))?;
+        let notify = Notify::of_environment(&context.store.dir(&options.id));
+        if let Some(notify) = &notify {
+            notify.add_to(&mut spec);
+        }
+        let cgroup = Cgroup::of_spec(context, &spec, &options.id)?;
+        let rootfs = rootfs(&spec, &bundle)?;
+        let mut plan = compile(&spec, &options.id, &bundle, &rootfs, &cgroup)?;
+        plan.no_pivot = options.no_pivot;
+        let keyring = (!options.no_new_keyring).then(|| keyring(&options.id));
+        plan.process.session_keyring = keyring;
+        inherited.add_to(&mut plan.process);
+        let socket = options.console_socket.is_some();
+        io::check_terminal(plan.process.terminal, detached, socket)?;
+        let resources = spec.linux().as_ref().and_then(|l| l.resources().clone());
+        let limits = oci::limits(&resources.unwrap_or_default()).attempt(CONFIG)?;
+        cgroup.check_unused()?;
+        Ok(Job {
+            context,
+            options,
+            bundle,
+            rootfs,
+            spec,
+            text,
+            cgroup,
+            plan,
+            limits,
+            notify,
+            detached,
+        })
+    }
+
+    /// Makes the container; on failure nothing of it is left.
+    fn make(&self, gate: impl Fn() -> Outcome<Gate>) -> Outcome<Launched> {
+        self.context.store.reserve(&self.options.id)?;
+        let ready = self.keep_config().and_then(|()| self.make_cgroup());
+        let gate = ready.and_then(|()| gate()).inspect_err(|_| self.undo())?;
+        let launched = self.launch(gate);
+        let mut launched = launched.inspect_err(|_| self.undo_launch())?;
+        let kept = self.keep(&mut launched);
+        self.or_undo(&launched, kept)?;
+        Ok(launched)
+    }
+
+    fn keep_config(&self) -> Outcome<()> {
+        let store = &self.context.store;
+        store.save_config(&self.options.id, &self.text)?;
+        if let Some(program) = &self.plan.process.seccomp {
+            store.save_seccomp(&self.options.id, program)?;
+        }
+        match &self.notify {
+            Some(notify) => notify.make_directory(),
+            None => Ok(()),
+        }
+    }
+
+    fn make_cgroup(&self) -> Outcome<()> {
+        let Cgroup { manager, path } = &self.cgroup;
+        let log = &self.context.log;
+        log.debug(|| format!("creating cgroup {}", path.as_str()));
+        manager.create(path).attempt("creating cgroups")?;
+        manager.apply(path, &self.limits).attempt("setting limits")
+    }
+
+    fn launch(&self, gate: Gate) -> Outcome<Launched> {
+        let stdio = io::stdio(self.plan.process.terminal)?;
+        self.context.log.debug(|| "launching".to_owned());
+        launch::launch(&self.plan, stdio, gate, None).map_err(|error| not_started(&error))
+    }
+
+    /// Everything that others find the container by.
+    fn keep(&self, launched: &mut Launched) -> Outcome<()> {
+        let pidfd_socket = self.options.pidfd_socket.as_deref();
+        io::hand_over(
+            launched,
+            self.options.console_socket.as_deref(),
+            pidfd_socket.map(|socket| (socket, "standard")),
+        )?;
+        for note in &launched.notes {
+            self.context.log.warn(note);
+        }
+        self.context.store.save(&self.record(launched.pid))
+    }
+
+    fn record(&self, pid: u32) -> Record {
+        let mut record = store::new_record(&self.options.id, pid, &self.spec);
+        record.bundle = self.bundle.clone();
+        record.rootfs = self.rootfs.clone();
+        record.cgroup = self.cgroup.path.as_str().to_owned();
+        record.systemd = self.context.systemd;
+        record.hooks = self.plan.hooks.clone();
+        record.keyring = self.plan.process.session_keyring.clone();
+        record
+    }
+
+    /// Lets the container of `run` go, and says so.
+    fn start(&self, made: &mut Launched) -> Outcome<Option<notify::Listening>> {
+        let notify = self.notify.clone().map(Notify::listen).transpose()?;
+        made.start().map_err(|error| not_started(&error))?;
+        io::write_pid(self.options.pid_file.as_deref(), made.pid)?;
+        match (notify, self.detached) {
+            (Some(notify), true) => {
+                use std::os::fd::AsFd;
+                notify.wait_and_forward(made.pidfd.as_fd(), made.pid)?;
+                Ok(None)
+            }
+            (notify, _) => Ok(notify),
+        }
+    }
+
+    /// Takes everything back when a later step has failed.
+    fn or_undo<T>(&self, launched: &Launched, outcome: Outcome<T>) -> Outcome<T> {
+        if outcome.is_err() {
+            launched.abandon();
+            self.undo_launch();
+        }
+        outcome
+    }
+
+    fn undo_launch(&self) {
+        self.undo();
+        manage::poststop(self.context, &self.plan.hooks);
+    }
+
+    /// The failure that led here is the one to report.
+    fn undo(&self) {
+        let _ = self.cgroup.destroy();
+        let _ = self.context.store.remove(&self.options.id);
+    }
 }
 
 pub(super) fn not_started(error: &LaunchError) -> Failure {
     Failure::new(format!("unable to start container process: {error}"))
 }
 
-fn check_terminal(spec: &Spec, options: &Create) -> Outcome<()> {
-    let wanted = spec.process().as_ref().and_then(|p| p.terminal()) == Some(true);
-    match (wanted, &options.console_socket) {
-        (true, None) => Err(Failure::new(
-            "cannot allocate tty without --console-socket (process.terminal is true)",
-        )),
-        (false, Some(_)) => Err(Failure::new(
-            "cannot use console socket if the container has no terminal (process.terminal)",
-        )),
-        _ => Ok(()),
-    }
+/// Processes that are executed later find their container's keyring by this name.
+fn keyring(id: &str) -> String {
+    format!("_ses.{id}")
 }
 
-/// `linux.cgroupsPath`, or the id.
-fn cgroup_path(spec: &Spec, id: &str) -> Outcome<CgroupPath> {
-    let given = spec
-        .linux()
-        .as_ref()
-        .and_then(|l| l.cgroups_path().as_ref());
-    let path = given.map_or_else(|| id.to_owned(), |path| path.to_string_lossy().into_owned());
-    CgroupPath::new(&path).attempt("linux.cgroupsPath")
-}
-
-struct Job<'a> {
-    store: &'a Store,
-    options: &'a Create,
-    spec: &'a Spec,
-    bundle: PathBuf,
-    manager: Arc<dyn Manager>,
-    cgroup: CgroupPath,
-}
-
-impl Job<'_> {
-    /// `hooks` are those that are due, whether it succeeds or not.
-    fn launch(&self, gate: Gate, hooks: &mut Hooks) -> Outcome<Launched> {
-        let rootfs = self.rootfs()?;
-        let context = CompileContext {
-            id: self.options.id.clone(),
-            bundle: self.bundle.to_string_lossy().into_owned(),
-            rootfs: RootFs::Dir(rootfs.to_string_lossy().into_owned()),
-            idmapped_rootfs: false,
-            cgroup: self.manager.join(&self.cgroup),
-            cgroup_v2: self.manager.is_v2(),
-            seccomp: seccomp(self.spec)?,
-            sandbox_binds: Vec::new(),
-        };
-        let plan = oci::compile(self.spec, &context).attempt("config.json")?;
-        let resources = self
-            .spec
-            .linux()
-            .as_ref()
-            .and_then(|l| l.resources().clone());
-        let limits = oci::limits(&resources.unwrap_or_default()).attempt("config.json")?;
-        self.manager
-            .create(&self.cgroup)
-            .attempt("creating cgroups")?;
-        self.manager
-            .apply(&self.cgroup, &limits)
-            .attempt("setting limits")?;
-        let stdio = stdio(plan.process.terminal)?;
-        hooks.clone_from(&plan.hooks);
-        let mut launched =
-            launch::launch(&plan, stdio, gate, None).map_err(|error| not_started(&error))?;
-        let kept = self.keep(&mut launched, rootfs, plan.hooks);
-        if kept.is_err() {
-            launched.abandon();
-        }
-        kept.map(|()| launched)
-    }
-
-    fn rootfs(&self) -> Outcome<PathBuf> {
-        let root = self.spec.root().as_ref();
-        let path = root.map(|root| self.bundle.join(root.path()));
-        let path = path.ok_or_else(|| Failure::new("config.json: root is missing"))?;
-        path.canonicalize().attempt(format_args!(
-            "opening the root filesystem {}",
+fn rootfs(spec: &Spec, bundle: &Path) -> Outcome<PathBuf> {
+    let root = spec.root().as_ref();
+    let path = root.map(|root| root.path());
+    let path = path.filter(|path| !path.as_os_str().is_empty());
+    let path = path.ok_or_else(|| Failure::new(format!("{CONFIG}: root.path: it is missing")))?;
+    let path = bundle.join(path);
+    let found = path
+        .canonicalize()
+        .attempt(format_args!("{CONFIG}: root.path: {}", path.display()))?;
+    match found.is_dir() {
+        true => Ok(found),
+        false => Err(Failure::new(format!(
+            "{CONFIG}: root.path: {} is not a directory",
             path.display()
-        ))
-    }
-
-    /// Everything that others find the container by.
-    fn keep(&self, launched: &mut Launched, rootfs: PathBuf, hooks: Hooks) -> Outcome<()> {
-        if let (Some(master), Some(socket)) =
-            (launched.terminal.take(), &self.options.console_socket)
-        {
-            send_terminal(socket, &master)?;
-        }
-        for note in &launched.notes {
-            eprintln!("podwright oci: {note}");
-        }
-        let mut record = store::new_record(&self.options.id, launched.pid, self.spec);
-        record.bundle = self.bundle.clone();
-        record.rootfs = rootfs;
-        record.hooks = hooks;
-        record.cgroup = self.cgroup.as_str().to_owned();
-        self.store.save(&record)?;
-        match &self.options.pid_file {
-            Some(path) => write_pid(path, launched.pid),
-            None => Ok(()),
-        }
+        ))),
     }
 }
 
-pub(super) fn seccomp(spec: &Spec) -> Outcome<Option<Vec<u8>>> {
+fn compile(
+    spec: &Spec,
+    id: &str,
+    bundle: &Path,
+    rootfs: &Path,
+    cgroup: &Cgroup,
+) -> Outcome<LaunchPlan> {
+    let context = CompileContext {
+        id: id.to_owned(),
+        bundle: bundle.to_string_lossy().into_owned(),
+        rootfs: RootFs::Dir(rootfs.to_string_lossy().into_owned()),
+        idmapped_rootfs: false,
+        cgroup: cgroup.manager.join(&cgroup.path),
+        cgroup_v2: cgroup.manager.is_v2(),
+        seccomp: seccomp(spec)?,
+        sandbox_binds: Vec::new(),
+    };
+    match with_absolute_sources(spec, bundle) {
+        Some(spec) => oci::compile(&spec, &context),
+        None => oci::compile(spec, &context),
+    }
+    .attempt(CONFIG)
+}
+
+/// Sources of binds that are relative are beneath the bundle.
+fn with_absolute_sources(spec: &Spec, bundle: &Path) -> Option<Spec> {
+    let relative = |mount: &oci_spec::runtime::Mount| {
+        let options = mount.options().iter().flatten();
+        let bind = options.into_iter().any(|o| o == "bind" || o == "rbind");
+        let source = mount.source().as_ref().filter(|path| path.is_relative());
+        source
+            .filter(|path| !path.as_os_str().is_empty())
+            .filter(|_| bind || mount.typ().as_deref() == Some("bind"))
+            .map(|path| bundle.join(path))
+    };
+    let mounts = spec.mounts().as_ref()?;
+    if !mounts.iter().any(|mount| relative(mount).is_some()) {
+        return None;
+    }
+    let mut mounts = mounts.clone();
+    for mount in &mut mounts {
+        if let Some(source) = relative(mount) {
+            mount.set_source(Some(source));
+        }
+    }
+    let mut spec = spec.clone();
+    spec.set_mounts(Some(mounts));
+    Some(spec)
+}
+
+fn seccomp(spec: &Spec) -> Outcome<Option<Vec<u8>>> {
     let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
     let program = profile.map(spec::oci_seccomp).transpose();
-    program.attempt("linux.seccomp")
-}
-
-/// Our own streams, or a terminal.
-pub(super) fn stdio(terminal: bool) -> Outcome<Stdio> {
-    if terminal {
-        return Ok(Stdio::Terminal);
-    }
-    let copy = |number| {
-        let copied = sys::dup_above_stdio(sys::stdio(number));
-        copied
-            .map_err(std::io::Error::from_raw_os_error)
-            .attempt("copying standard streams")
-    };
-    Ok(Stdio::Streams([copy(0)?, copy(1)?, copy(2)?]))
-}
-
-/// Written whole: whoever waits for the file must not read half a number.
-pub(super) fn write_pid(path: &Path, pid: u32) -> Outcome<()> {
-    let temporary = path.with_extension(format!("{pid}.new"));
-    std::fs::write(&temporary, pid.to_string())
-        .and_then(|()| std::fs::rename(&temporary, path))
-        .attempt(format_args!("writing {}", path.display()))
-}
-
-pub(super) fn send_terminal(socket: &Path, master: &OwnedFd) -> Outcome<()> {
-    let attempt = || format!("sending the terminal to {}", socket.display());
-    let stream = std::os::unix::net::UnixStream::connect(socket).attempt(attempt())?;
-    sys::socket::send(stream.as_fd(), b"/dev/ptmx", &[master.as_fd()])
-        .map_err(std::io::Error::from_raw_os_error)
-        .attempt(attempt())
+    program.attempt(format_args!("{CONFIG}: linux.seccomp"))
 }
 
 /// Opened for both directions, so that neither side ever waits for the other to open.

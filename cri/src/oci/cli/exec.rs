@@ -5,23 +5,28 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::Process;
 use serde_json::json;
-use shim::launch;
-use shim::sys::{self, mounts};
+use shim::launch::{self, Launched};
+use shim::plan::ProcessPlan;
+use shim::sys::mounts;
 
 use super::args::Exec;
-use super::store::{Record, Status, Store};
-use super::{Attempt, Failure, Outcome, create, supervise};
-use crate::cgroup::{self, CgroupPath};
+use super::cgroups::Cgroup;
+use super::create::not_started;
+use super::store::{self, Record, Status, Store};
+use super::supervise::{self, Signals};
+use super::{Attempt, Context, Failure, Outcome, config, io, subgroup};
 use crate::oci;
 
 /// runc's code for an exec that could not be started.
 const EXEC_FAILED: u8 = 255;
 
-pub(super) fn exec(store: &Store, options: &Exec) -> Outcome {
-    seal()?;
-    start(store, options).map_err(|failure| Failure {
+pub(super) fn exec(context: &Context, options: &Exec) -> Outcome {
+    let done = io::inherited(options.preserve_fds, false)
+        .and_then(|inherited| seal().map(|()| inherited))
+        .and_then(|inherited| start(context, options, inherited));
+    done.map_err(|failure| Failure {
         message: format!("exec failed: {}", failure.message),
         code: EXEC_FAILED,
     })
@@ -48,110 +53,119 @@ fn seal() -> Outcome<()> {
     Err(error).attempt("running this program from a read-only mount")
 }
 
-fn start(store: &Store, options: &Exec) -> Outcome {
-    if options.preserve_fds != 0 {
-        return Err(Failure::new("--preserve-fds is not supported"));
-    }
+fn start(context: &Context, options: &Exec, inherited: io::Inherited) -> Outcome {
+    let store = &context.store;
     let record = store.load(&options.id)?;
-    if store.status(&record) == Status::Stopped {
-        return Err(Failure::new("cannot exec in a stopped container"));
+    match context.status(&record)? {
+        Status::Stopped => return Err(Failure::new("cannot exec in a stopped container")),
+        Status::Paused if !options.ignore_paused => {
+            return Err(Failure::new(
+                "cannot exec in a paused container (use --ignore-paused to override)",
+            ));
+        }
+        _ => {}
     }
-    let spec = store.spec(&options.id)?;
-    let process = process(&spec, options)?;
+    let process = process(store, options)?;
     let terminal = process.terminal().unwrap_or(false);
-    if terminal != options.console_socket.is_some() {
-        return Err(Failure::new(
-            "a terminal and --console-socket need each other",
-        ));
-    }
-    let plan = oci::compile_process(&process, create::seccomp(&spec)?).attempt("process")?;
-    let mut launched = enter(&record, &plan, terminal)?;
-    if let (Some(master), Some(socket)) = (launched.terminal.take(), &options.console_socket) {
-        create::send_terminal(socket, &master)?;
-    }
-    if let Err(error) = launched.start() {
+    io::check_terminal(terminal, options.detach, options.console_socket.is_some())?;
+    let mut plan =
+        oci::compile_process(&process, store.seccomp(&options.id)?).attempt("process")?;
+    inherited.add_to(&mut plan);
+    plan.session_keyring = record.keyring.clone();
+    let signals = match options.detach {
+        true => None,
+        false => Some(Signals::block()?),
+    };
+    let mut launched = enter(&record, options, &plan)?;
+    if let Err(failure) = go(&mut launched, options) {
         launched.abandon();
-        return Err(Failure::new(format!(
-            "unable to start container process: {error}"
-        )));
+        return Err(failure);
     }
-    if let Some(path) = &options.pid_file {
-        create::write_pid(path, launched.pid)?;
+    for note in &launched.notes {
+        context.log.warn(note);
     }
-    match options.detach {
-        true => Ok(ExitCode::SUCCESS),
-        false => supervise::until_exit(&launched).map(ExitCode::from),
+    match signals {
+        None => Ok(ExitCode::SUCCESS),
+        Some(signals) => supervise::until_exit(&mut launched, signals, None).map(ExitCode::from),
     }
 }
 
-fn enter(
-    record: &Record,
-    plan: &shim::plan::ProcessPlan,
-    terminal: bool,
-) -> Outcome<launch::Launched> {
-    let raw = std::io::Error::from_raw_os_error;
-    let target = sys::pidfd_open(record.pid)
-        .map_err(raw)
-        .attempt("opening the container's process")?;
-    let manager =
-        cgroup::detect(std::path::Path::new(create::CGROUP_ROOT)).attempt("looking for cgroups")?;
-    let cgroup = CgroupPath::new(&record.cgroup).attempt("reading the state")?;
-    launch::execute(
-        target.as_fd(),
-        &manager.join(&cgroup),
-        plan,
-        create::stdio(terminal)?,
-    )
-    .map_err(|error| Failure::new(format!("unable to start container process: {error}")))
+fn go(launched: &mut Launched, options: &Exec) -> Outcome<()> {
+    let pidfd_socket = options.pidfd_socket.as_deref();
+    io::hand_over(
+        launched,
+        options.console_socket.as_deref(),
+        pidfd_socket.map(|socket| (socket, "setns")),
+    )?;
+    launched.start().map_err(|error| not_started(&error))?;
+    io::write_pid(options.pid_file.as_deref(), launched.pid)
+}
+
+fn enter(record: &Record, options: &Exec, plan: &ProcessPlan) -> Outcome<Launched> {
+    let target = store::first_process(record)
+        .ok_or_else(|| Failure::new("cannot exec in a stopped container"))?;
+    let cgroup = Cgroup::of_record(record)?;
+    let join = subgroup::join(cgroup.manager.join(&cgroup.path), &options.cgroup)?;
+    launch::execute(target.as_fd(), &join, plan, io::stdio(plan.terminal)?)
+        .map_err(|error| not_started(&error))
 }
 
 /// The container's own process with what was asked for in place of it, or a file's.
-fn process(spec: &Spec, options: &Exec) -> Outcome<Process> {
+fn process(store: &Store, options: &Exec) -> Outcome<Process> {
     if let Some(path) = &options.process {
-        let attempt = format!("reading {}", path.display());
-        let text = std::fs::read(path).attempt(&attempt)?;
-        return serde_json::from_slice(&text).attempt(&attempt);
+        return config::read_process(path);
     }
     if options.command.is_empty() {
-        return Err(Failure::new("process args cannot be empty"));
+        return Err(Failure::new("exec args cannot be empty"));
     }
-    let own = spec
-        .process()
-        .as_ref()
-        .ok_or_else(|| Failure::new("config.json has no process"))?;
+    let spec = store.spec(&options.id)?;
+    let own = spec.process().as_ref();
+    let own = own.ok_or_else(|| Failure::new("config.json: process: it is missing"))?;
     let mut process = own.clone();
     process.set_args(Some(options.command.clone()));
     process.set_terminal(Some(options.tty));
     if let Some(cwd) = &options.cwd {
         process.set_cwd(cwd.clone());
     }
-    let mut env = process.env().clone().unwrap_or_default();
-    env.extend(options.env.iter().cloned());
-    process.set_env(Some(env));
     if options.no_new_privs {
         process.set_no_new_privileges(Some(true));
     }
-    if let Some(user) = &options.user {
-        process.set_user(self::user(user)?);
+    if let Some(label) = options.process_label.as_ref().filter(|l| !l.is_empty()) {
+        process.set_selinux_label(Some(label.clone()));
+    }
+    if let Some(profile) = options.apparmor.as_ref().filter(|p| !p.is_empty()) {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    let mut env = process.env().clone().unwrap_or_default();
+    env.extend(options.env.iter().cloned());
+    process.set_env(Some(env));
+    let mut user = process.user().clone();
+    if let Some(text) = &options.user {
+        let (uid, gid) = uid_and_gid(text)?;
+        user.set_uid(uid);
+        user.set_gid(gid.unwrap_or(user.gid()));
     }
     if !options.additional_gids.is_empty() {
-        let mut user = process.user().clone();
-        user.set_additional_gids(Some(options.additional_gids.clone()));
-        process.set_user(user);
+        let mut groups = user.additional_gids().clone().unwrap_or_default();
+        groups.extend(&options.additional_gids);
+        user.set_additional_gids(Some(groups));
     }
+    process.set_user(user);
     add_capabilities(&mut process, &options.cap)?;
     Ok(process)
 }
 
 /// `uid[:gid]`, numbers that fit.
-fn user(text: &str) -> Outcome<oci_spec::runtime::User> {
-    let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
+fn uid_and_gid(text: &str) -> Outcome<(u32, Option<u32>)> {
+    let (uid, gid) = match text.split_once(':') {
+        Some((uid, gid)) => (uid, Some(gid)),
+        None => (text, None),
+    };
     let number = |part: &str| {
         let parsed = part.parse::<u32>();
         parsed.attempt(format_args!("--user {text:?} is not uid[:gid]"))
     };
-    let user = json!({"uid": number(uid)?, "gid": number(gid)?});
-    serde_json::from_value(user).attempt("--user")
+    Ok((number(uid)?, gid.map(number).transpose()?))
 }
 
 fn add_capabilities(process: &mut Process, names: &[String]) -> Outcome<()> {
@@ -164,7 +178,12 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Outcome<()> {
     if !sets.is_object() {
         sets = json!({});
     }
-    for set in ["bounding", "effective", "permitted"] {
+    // As runc does: ambient needs inheritable, which is not touched.
+    let ambient = sets["inheritable"].is_array().then_some("ambient");
+    for set in ["bounding", "effective", "permitted"]
+        .into_iter()
+        .chain(ambient)
+    {
         let mut all = sets[set].as_array().cloned().unwrap_or_default();
         for name in oci::capability::names(added) {
             if !all.contains(&json!(name)) {
@@ -180,14 +199,14 @@ fn add_capabilities(process: &mut Process, names: &[String]) -> Outcome<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::user;
+    use super::uid_and_gid;
 
     #[test]
     fn users_are_numbers_that_fit() {
-        let parsed = user("1000:7").expect("numbers");
-        assert_eq!((parsed.uid(), parsed.gid()), (1000, 7));
-        for bad in ["", "root", "-1", "4294967296", "1:x"] {
-            assert!(user(bad).is_err(), "{bad:?}");
+        assert_eq!(uid_and_gid("1000:7").expect("numbers"), (1000, Some(7)));
+        assert_eq!(uid_and_gid("5").expect("a number"), (5, None));
+        for bad in ["", "root", "-1", "4294967296", "1:x", "1:"] {
+            assert!(uid_and_gid(bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -1,31 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
-//! `start`, `state`, `kill`, `delete`, `list`.
+//! `start`, `kill`, `delete`, `pause`, `resume`: what happens to a container that is there.
 
-use std::io::Write;
-use std::path::Path;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
 use shim::launch::{self, HookPoint, hooks};
 use shim::plan::Hooks;
-use shim::sys;
+use shim::sys::{self, events};
 
-use super::args::ListFormat;
-use super::create;
-use super::create::CGROUP_ROOT;
-use super::store::{Record, Status, Store};
-use super::{Attempt, Failure, Outcome};
-use crate::cgroup::{self, CgroupPath, Manager};
+use super::cgroups::Cgroup;
+use super::create::not_started;
+use super::notify::Notify;
+use super::store::{self, Record, Status, no_such_container};
+use super::{Attempt, Context, Failure, Outcome};
 
-pub(super) fn start(store: &Store, id: &str) -> Outcome {
+/// A killed process is gone within milliseconds, unless it hangs in the kernel.
+const KILL_DEADLINE_MS: i32 = 10_000;
+
+impl Context {
+    pub(super) fn status(&self, record: &Record) -> Outcome<Status> {
+        match self.store.status(record) {
+            Status::Running if Cgroup::of_record(record)?.frozen()? => Ok(Status::Paused),
+            other => Ok(other),
+        }
+    }
+}
+
+pub(super) fn start(context: &Context, id: &str) -> Outcome {
+    let store = &context.store;
     let record = store.load(id)?;
     match store.status(&record) {
         Status::Created => {}
-        Status::Running => {
-            return Err(Failure::new("cannot start an already running container"));
-        }
         Status::Stopped => return Err(Failure::new("cannot start a container that has stopped")),
+        _ => return Err(Failure::new("cannot start an already running container")),
     }
+    let notify = Notify::of_environment(&store.dir(id))
+        .map(Notify::listen)
+        .transpose()?;
     let program = || {
         let spec = store.spec(id).ok();
         let process = spec.as_ref().and_then(|spec| spec.process().as_ref());
@@ -34,149 +45,157 @@ pub(super) fn start(store: &Store, id: &str) -> Outcome {
             .unwrap_or_default()
     };
     launch::fifo::release(&store.fifo(id), &record.hooks, program)
-        .map_err(|error| create::not_started(&error))?;
+        .map_err(|error| not_started(&error))?;
     if let Err(error) = hooks::run(HookPoint::Poststart, &record.hooks, record.pid) {
         // As runc does. Fails only when it has just ended.
         let _ = sys::kill(record.pid, libc::SIGKILL);
-        return Err(create::not_started(&error));
+        return Err(not_started(&error));
+    }
+    if let (Some(notify), Some(process)) = (notify, store::first_process(&record)) {
+        notify.wait_and_forward(process.as_fd(), record.pid)?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs the hooks that follow the container's end. Nothing depends on them any more, so a failure
 /// is told and no more.
-pub(super) fn poststop(hooks: &Hooks) {
+pub(super) fn poststop(context: &Context, hooks: &Hooks) {
     for error in hooks::run_poststop(hooks) {
-        // Without stderr there is nobody to tell.
-        let _ = writeln!(std::io::stderr(), "podwright oci: {error}");
+        context.log.warn(&error.to_string());
     }
 }
 
-/// The OCI state, with the fields that runc adds.
-fn describe(store: &Store, record: &Record) -> Value {
-    let status = store.status(record);
-    let mut state = json!({
-        "ociVersion": record.oci_version,
-        "id": record.id,
-        "pid": if status == Status::Stopped { 0 } else { record.pid },
-        "status": status.name(),
-        "bundle": record.bundle,
-        "rootfs": record.rootfs,
-        "created": record.created,
-        "owner": "",
-    });
-    if !record.annotations.is_empty() {
-        state["annotations"] = json!(record.annotations);
-    }
-    state
-}
-
-fn print(text: &str) -> Outcome<()> {
-    let mut out = std::io::stdout();
-    writeln!(out, "{text}").attempt("writing to stdout")
-}
-
-pub(super) fn state(store: &Store, id: &str) -> Outcome {
-    let record = store.load(id)?;
-    let text = serde_json::to_string_pretty(&describe(store, &record)).attempt("encoding")?;
-    print(&text)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(super) fn kill(store: &Store, id: &str, signal: &str, all: bool) -> Outcome {
+pub(super) fn kill(context: &Context, id: &str, signal: &str, all: bool) -> Outcome {
     let number =
         signal_number(signal).ok_or_else(|| Failure::new(format!("unknown signal {signal:?}")))?;
-    let record = store.load(id)?;
-    if all {
-        let (manager, cgroup) = cgroup_of(&record)?;
-        for pid in manager.pids(&cgroup).attempt("reading the cgroup")? {
+    let record = context.store.load(id)?;
+    // Processes that share somebody else's pid namespace do not end with the first one.
+    let everyone = all || (number == libc::SIGKILL && !record.own_pids);
+    let process = store::first_process(&record);
+    if everyone {
+        let cgroup = Cgroup::of_record(&record)?;
+        let pids = cgroup.pids()?;
+        if pids.is_empty() && process.is_none() && !all {
+            return Err(not_running());
+        }
+        for pid in pids {
             // Fails only for one that is gone.
             let _ = sys::kill(pid, number);
         }
-        return Ok(ExitCode::SUCCESS);
+    } else {
+        let process = process.ok_or_else(not_running)?;
+        sys::pidfd_send_signal(process.as_fd(), number)
+            .map_err(std::io::Error::from_raw_os_error)
+            .attempt(format_args!("sending {signal} to {}", record.pid))?;
     }
-    if store.status(&record) == Status::Stopped {
-        return Err(Failure::new("container not running"));
+    if number == libc::SIGKILL {
+        thaw_for_death(&record)?;
     }
-    sys::kill(record.pid, number)
-        .map_err(std::io::Error::from_raw_os_error)
-        .attempt(format_args!("sending {signal} to {}", record.pid))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A number, or a name with or without SIG.
+/// containerd looks for these words.
+fn not_running() -> Failure {
+    Failure::new("container not running")
+}
+
+/// On v1 a frozen process dies only when it runs again.
+fn thaw_for_death(record: &Record) -> Outcome<()> {
+    let cgroup = Cgroup::of_record(record)?;
+    match cgroup.frozen()? {
+        true => cgroup.thaw(),
+        false => Ok(()),
+    }
+}
+
+/// A number, or a name with or without SIG; 0 only asks whether there is a process.
 fn signal_number(text: &str) -> Option<i32> {
+    const LAST: i32 = 64;
     if let Ok(number) = text.parse::<i32>() {
-        return (1..=64).contains(&number).then_some(number);
+        return (0..=LAST).contains(&number).then_some(number);
     }
     let name = text.to_ascii_uppercase();
-    let name = match name.starts_with("SIG") {
-        true => name,
-        false => format!("SIG{name}"),
+    let name = name.strip_prefix("SIG").unwrap_or(&name);
+    let real_time = |name: &str, sign: &str| match name.strip_prefix(sign) {
+        Some(offset) => offset.parse::<i32>().ok().filter(|offset| *offset >= 0),
+        None => name.is_empty().then_some(0),
     };
-    let signal: nix::sys::signal::Signal = name.parse().ok()?;
+    if let Some(rest) = name.strip_prefix("RTMIN") {
+        let number = libc::SIGRTMIN() + real_time(rest, "+")?;
+        return (number <= LAST).then_some(number);
+    }
+    if let Some(rest) = name.strip_prefix("RTMAX") {
+        let number = libc::SIGRTMAX() - real_time(rest, "-")?;
+        return (number >= libc::SIGRTMIN()).then_some(number);
+    }
+    let signal: nix::sys::signal::Signal = format!("SIG{name}").parse().ok()?;
     Some(signal as i32)
 }
 
-fn cgroup_of(record: &Record) -> Outcome<(std::sync::Arc<dyn Manager>, CgroupPath)> {
-    let manager = cgroup::detect(Path::new(CGROUP_ROOT)).attempt("looking for cgroups")?;
-    let path = CgroupPath::new(&record.cgroup).attempt("reading the state")?;
-    Ok((manager, path))
-}
-
-pub(super) fn delete(store: &Store, id: &str, force: bool) -> Outcome {
-    let Some(record) = store.find(id)? else {
+pub(super) fn delete(context: &Context, id: &str, force: bool) -> Outcome {
+    let Some(record) = context.store.find(id)? else {
         if force {
-            // What a killed `create` may have left.
-            store.remove(id)?;
+            remove_unfinished(context, id)?;
             return Ok(ExitCode::SUCCESS);
         }
-        return Err(Failure::new(format!("container {id:?} does not exist")));
+        return Err(no_such_container());
     };
-    let status = store.status(&record);
+    let status = context.store.status(&record);
     if status == Status::Running && !force {
-        let status = status.name();
+        let status = context.status(&record)?.name();
         let message = format!("cannot delete container {id} that is not stopped: {status}");
         return Err(Failure::new(message));
     }
-    if status != Status::Stopped {
+    if let Some(process) = store::first_process(&record) {
         // Fails only when it has just ended.
-        let _ = sys::kill(record.pid, libc::SIGKILL);
+        let _ = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL);
+        if status == Status::Running {
+            thaw_for_death(&record)?;
+        }
+        wait_for_end(process.as_fd())?;
     }
-    let (manager, cgroup) = cgroup_of(&record)?;
-    manager.kill(&cgroup).attempt("killing what is left")?;
-    manager.remove(&cgroup).attempt("removing cgroups")?;
-    store.remove(id)?;
-    poststop(&record.hooks);
+    Cgroup::of_record(&record)?.destroy()?;
+    context.store.remove(id)?;
+    poststop(context, &record.hooks);
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn list(store: &Store, format: ListFormat, quiet: bool) -> Outcome {
-    let records = store.all()?;
-    let states: Vec<Value> = records
-        .iter()
-        .map(|record| describe(store, record))
-        .collect();
-    if quiet {
-        for record in &records {
-            print(&record.id)?;
+fn wait_for_end(process: BorrowedFd<'_>) -> Outcome<()> {
+    let ended = events::wait_readable(process, KILL_DEADLINE_MS)
+        .map_err(std::io::Error::from_raw_os_error)
+        .attempt("waiting for the container to end")?;
+    match ended {
+        true => Ok(()),
+        false => Err(Failure::new("container init still running")),
+    }
+}
+
+/// What a `create` that was killed has left: perhaps a cgroup with a process, and its directory.
+fn remove_unfinished(context: &Context, id: &str) -> Outcome<()> {
+    if let Ok(spec) = context.store.spec(id) {
+        Cgroup::of_spec(context, &spec, id)?.destroy()?;
+    }
+    context.store.remove(id)
+}
+
+pub(super) fn pause(context: &Context, id: &str) -> Outcome {
+    let record = context.store.load(id)?;
+    match context.store.status(&record) {
+        Status::Stopped => Err(not_running()),
+        _ => {
+            Cgroup::of_record(&record)?.freeze()?;
+            Ok(ExitCode::SUCCESS)
         }
-        return Ok(ExitCode::SUCCESS);
     }
-    if let ListFormat::Json = format {
-        print(&json!(states).to_string())?;
-        return Ok(ExitCode::SUCCESS);
+}
+
+pub(super) fn resume(context: &Context, id: &str) -> Outcome {
+    let record = context.store.load(id)?;
+    let cgroup = Cgroup::of_record(&record)?;
+    match cgroup.frozen()? {
+        true => cgroup.thaw().map(|()| ExitCode::SUCCESS),
+        false => Err(Failure::new("container not paused")),
     }
-    print("ID\tPID\tSTATUS\tBUNDLE\tCREATED")?;
-    for state in states {
-        let column = |name: &str| match &state[name] {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        let row = ["id", "pid", "status", "bundle", "created"].map(column);
-        print(&row.join("\t"))?;
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
@@ -185,10 +204,19 @@ mod tests {
 
     #[test]
     fn signals_have_names_and_numbers() {
-        for (text, number) in [("9", 9), ("KILL", 9), ("SIGTERM", 15), ("usr1", 10)] {
+        for (text, number) in [
+            ("9", 9),
+            ("KILL", 9),
+            ("SIGTERM", 15),
+            ("usr1", 10),
+            ("0", 0),
+            ("SIGRTMIN+3", 37),
+            ("RTMAX-2", 62),
+            ("rtmin", 34),
+        ] {
             assert_eq!(signal_number(text), Some(number), "{text}");
         }
-        for bad in ["0", "65", "-9", "NOSUCH", ""] {
+        for bad in ["65", "-9", "NOSUCH", "", "RTMIN+99", "RTMAX-99", "RTMIN-1"] {
             assert_eq!(signal_number(bad), None, "{bad}");
         }
     }

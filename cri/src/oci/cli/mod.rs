@@ -5,18 +5,29 @@
 //! Call [`main`] from a process with one thread: it forks without exec.
 
 mod args;
+mod cgroups;
+mod config;
 mod create;
+mod example;
 mod exec;
+mod io;
+mod log;
 mod manage;
+mod notify;
+mod ps;
+mod show;
 mod store;
+mod subgroup;
 mod supervise;
+mod terminal;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
-use args::{Cli, Command, LogFormat};
+use args::{Cli, Command, Global, Rootless};
 use clap::Parser;
+use log::Log;
+use store::Store;
 
 /// What went wrong, for a person or for the log that a caller reads.
 #[derive(Debug)]
@@ -41,21 +52,41 @@ trait Attempt<T> {
     fn attempt(self, what: impl std::fmt::Display) -> Outcome<T>;
 }
 
-impl<T, E: std::error::Error> Attempt<T> for Result<T, E> {
+impl<T, E: std::error::Error + 'static> Attempt<T> for Result<T, E> {
     fn attempt(self, what: impl std::fmt::Display) -> Outcome<T> {
         self.map_err(|error| Failure::new(format!("{what}: {}", chain(&error))))
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = plain(error);
     let mut source = error.source();
     while let Some(cause) = source {
         text.push_str(": ");
-        text.push_str(&cause.to_string());
+        text.push_str(&plain(cause));
         source = cause.source();
     }
     text
+}
+
+/// The system's words in the form of our own: lower case, without the number.
+fn plain(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<std::io::Error>() {
+        Some(error) => match error.raw_os_error() {
+            Some(errno) => shim::launch::reason(errno),
+            None => error.to_string(),
+        },
+        None => error.to_string(),
+    }
+}
+
+/// What every command works with.
+#[derive(Debug)]
+struct Context {
+    store: Store,
+    log: Log,
+    /// Whether new cgroups are systemd's.
+    systemd: bool,
 }
 
 /// Runs one command of the OCI runtime. `args` starts with the program's name (`podwright oci`).
@@ -69,52 +100,54 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
-    match run(&cli) {
+    let log = Log::new(&cli.global);
+    match context(cli.global).and_then(|context| run(&context, cli.command)) {
         Ok(code) => code,
         Err(failure) => {
-            report(&cli, &failure.message);
+            log.error(&failure.message);
             ExitCode::from(failure.code)
         }
     }
 }
 
-fn run(cli: &Cli) -> Outcome {
-    if cli.systemd_cgroup {
+fn context(global: Global) -> Outcome<Context> {
+    if global.rootless == Rootless::True {
         return Err(Failure::new(
-            "--systemd-cgroup is not supported: cgroups are made directly",
+            "--rootless=true is not supported: this runtime needs root",
         ));
     }
-    let store = store::Store::new(&cli.root);
-    match &cli.command {
-        Command::Create(options) => create::create(&store, options),
-        Command::Run(options) => create::run(&store, options),
-        Command::Start { id } => manage::start(&store, id),
-        Command::State { id } => manage::state(&store, id),
-        Command::Kill { all, id, signal } => manage::kill(&store, id, signal, *all),
-        Command::Delete { force, id } => manage::delete(&store, id, *force),
-        Command::List { format, quiet } => manage::list(&store, *format, *quiet),
-        Command::Exec(options) => exec::exec(&store, options),
+    Ok(Context {
+        log: Log::new(&global),
+        store: Store::new(global.root)?,
+        systemd: global.systemd_cgroup,
+    })
+}
+
+fn run(context: &Context, command: Command) -> Outcome {
+    match command {
+        Command::Create(options) => create::create(context, &options),
+        Command::Run(options) => create::run(context, &options),
+        Command::Start { id } => manage::start(context, &id),
+        Command::State { id } => show::state(context, &id),
+        Command::Kill { all, id, signal } => manage::kill(context, &id, &signal, all),
+        Command::Delete { force, id } => manage::delete(context, &id, force),
+        Command::Exec(options) => exec::exec(context, &options),
+        Command::List { format, quiet } => show::list(context, format, quiet),
+        Command::Ps {
+            format,
+            id,
+            options,
+        } => ps::ps(context, format, &id, options),
+        Command::Pause { id } => manage::pause(context, &id),
+        Command::Resume { id } => manage::resume(context, &id),
+        Command::Spec { bundle, rootless } => example::spec(&bundle, rootless),
+        Command::Checkpoint(_) => Err(no_criu("checkpoint")),
+        Command::Restore(_) => Err(no_criu("restore")),
     }
 }
 
-/// Callers such as containerd and podman find the reason in the log file.
-fn report(cli: &Cli, message: &str) {
-    let time = jiff::Timestamp::now();
-    let line = match cli.log_format {
-        LogFormat::Text => format!("time=\"{time}\" level=error msg={message:?}\n"),
-        LogFormat::Json => {
-            let line =
-                serde_json::json!({"level": "error", "msg": message, "time": time.to_string()});
-            format!("{line}\n")
-        }
-    };
-    let log = cli.log.as_ref().map(|path| {
-        let mut options = std::fs::OpenOptions::new();
-        options.append(true).create(true).open(path)
-    });
-    // A log that cannot be written must not hide the failure itself, which stderr still gets.
-    if let Some(Ok(mut log)) = log {
-        let _ = log.write_all(line.as_bytes());
-    }
-    let _ = writeln!(std::io::stderr(), "podwright oci: {message}");
+fn no_criu(verb: &str) -> Failure {
+    Failure::new(format!(
+        "{verb} is not supported: this runtime does not use CRIU"
+    ))
 }

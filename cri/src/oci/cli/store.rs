@@ -3,17 +3,21 @@
 //! process waits at until start.
 
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 use shim::plan::Hooks;
+use shim::sys;
 
+use super::config::{self, CONFIG};
 use super::{Attempt, Failure, Outcome};
 
+pub(super) const DEFAULT_ROOT: &str = "/run/podwright/oci";
 const STATE: &str = "state.json";
-const CONFIG: &str = "config.json";
 const FIFO: &str = "exec.fifo";
+const SECCOMP: &str = "seccomp.bpf";
 const VERSION: u32 = 1;
 
 /// What is kept of a container.
@@ -31,6 +35,15 @@ pub(super) struct Record {
     pub rootfs: PathBuf,
     pub created: String,
     pub cgroup: String,
+    /// Whether systemd made the cgroup.
+    #[serde(default)]
+    pub systemd: bool,
+    /// Whether its processes end with the first one, because the pid namespace is its own.
+    #[serde(default)]
+    pub own_pids: bool,
+    /// Name of its session keyring; none when it has its creator's.
+    #[serde(default)]
+    pub keyring: Option<String>,
     #[serde(default)]
     pub annotations: std::collections::BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "no_hooks")]
@@ -45,6 +58,7 @@ fn no_hooks(hooks: &Hooks) -> bool {
 pub(super) enum Status {
     Created,
     Running,
+    Paused,
     Stopped,
 }
 
@@ -53,6 +67,7 @@ impl Status {
         match self {
             Status::Created => "created",
             Status::Running => "running",
+            Status::Paused => "paused",
             Status::Stopped => "stopped",
         }
     }
@@ -61,13 +76,26 @@ impl Status {
 #[derive(Debug)]
 pub(super) struct Store {
     root: PathBuf,
+    /// Whether the caller named the root: then it has to exist for `list`.
+    named: bool,
 }
 
 impl Store {
-    pub(super) fn new(root: &Path) -> Store {
-        Store {
-            root: root.to_path_buf(),
+    pub(super) fn new(root: Option<PathBuf>) -> Outcome<Store> {
+        let Some(given) = root else {
+            return Ok(Store {
+                root: PathBuf::from(DEFAULT_ROOT),
+                named: false,
+            });
+        };
+        let root = match given.as_os_str().is_empty() {
+            true => PathBuf::from("/"),
+            false => clean(&std::path::absolute(&given).attempt("--root")?),
+        };
+        if root == Path::new("/") {
+            return Err(Failure::new("--root must not be /"));
         }
+        Ok(Store { root, named: true })
     }
 
     pub(super) fn dir(&self, id: &str) -> PathBuf {
@@ -106,8 +134,23 @@ impl Store {
     }
 
     pub(super) fn spec(&self, id: &str) -> Outcome<Spec> {
-        let path = self.dir(id).join(CONFIG);
-        read_spec(&path).map(|(spec, _)| spec)
+        config::read_spec(&self.dir(id).join(CONFIG)).map(|(spec, _)| spec)
+    }
+
+    /// The compiled filter is kept for exec: compiling it again takes longer than all the rest.
+    pub(super) fn save_seccomp(&self, id: &str, program: &[u8]) -> Outcome<()> {
+        let path = self.dir(id).join(SECCOMP);
+        std::fs::write(&path, program).attempt(format_args!("writing {}", path.display()))
+    }
+
+    pub(super) fn seccomp(&self, id: &str) -> Outcome<Option<Vec<u8>>> {
+        let path = self.dir(id).join(SECCOMP);
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            other => other
+                .map(Some)
+                .attempt(format_args!("reading {}", path.display())),
+        }
     }
 
     /// The record of a container; `None` when there is none (or it is just being made).
@@ -130,8 +173,14 @@ impl Store {
     }
 
     pub(super) fn load(&self, id: &str) -> Outcome<Record> {
-        self.find(id)?
-            .ok_or_else(|| Failure::new(format!("container {id:?} does not exist")))
+        self.find(id)?.ok_or_else(no_such_container)
+    }
+
+    /// The owner of a container's directory.
+    pub(super) fn owner(&self, id: &str) -> Option<u32> {
+        use std::os::unix::fs::MetadataExt;
+        let stat = std::fs::metadata(self.dir(id)).ok()?;
+        Some(stat.uid())
     }
 
     pub(super) fn remove(&self, id: &str) -> Outcome<()> {
@@ -143,23 +192,25 @@ impl Store {
         }
     }
 
-    pub(super) fn all(&self) -> Outcome<Vec<Record>> {
+    /// Names of all containers; one may be gone before it is looked at.
+    pub(super) fn ids(&self) -> Outcome<Vec<String>> {
         let entries = match std::fs::read_dir(&self.root) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.named => {
+                return Ok(Vec::new());
+            }
             other => other.attempt(format_args!("listing {}", self.root.display()))?,
         };
         let mut names: Vec<String> = entries
             .flatten()
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
             .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| check_id(name).is_ok())
             .collect();
         names.sort();
-        let mut records = Vec::new();
-        for name in names {
-            records.extend(self.find(&name)?);
-        }
-        Ok(records)
+        Ok(names)
     }
 
+    /// Of the process alone: it does not know about pausing.
     pub(super) fn status(&self, record: &Record) -> Status {
         match start_time(record.pid) {
             Some(time) if time == record.start_time => match self.fifo(&record.id).exists() {
@@ -169,6 +220,18 @@ impl Store {
             _ => Status::Stopped,
         }
     }
+}
+
+/// containerd looks for these words.
+pub(super) fn no_such_container() -> Failure {
+    Failure::new("container does not exist")
+}
+
+/// The first process, if it has not ended. The descriptor was opened before the process was
+/// recognised, so it cannot be another's.
+pub(super) fn first_process(record: &Record) -> Option<OwnedFd> {
+    let process = sys::pidfd_open(record.pid).ok()?;
+    (start_time(record.pid)? == record.start_time).then_some(process)
 }
 
 pub(super) fn new_record(id: &str, pid: u32, spec: &Spec) -> Record {
@@ -182,6 +245,9 @@ pub(super) fn new_record(id: &str, pid: u32, spec: &Spec) -> Record {
         rootfs: PathBuf::new(),
         created: jiff::Timestamp::now().to_string(),
         cgroup: String::new(),
+        systemd: false,
+        own_pids: own_pids(spec),
+        keyring: None,
         hooks: Hooks::default(),
         annotations: spec
             .annotations()
@@ -204,10 +270,25 @@ fn start_time(pid: u32) -> Option<u64> {
     (!matches!(state, "Z" | "X")).then_some(time)
 }
 
-pub(super) fn read_spec(path: &Path) -> Outcome<(Spec, Vec<u8>)> {
-    let text = std::fs::read(path).attempt(format_args!("reading {}", path.display()))?;
-    let spec = serde_json::from_slice(&text).attempt(format_args!("reading {}", path.display()))?;
-    Ok((spec, text))
+fn own_pids(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    let own = |space: &oci_spec::runtime::LinuxNamespace| {
+        space.typ() == LinuxNamespaceType::Pid && space.path().is_none()
+    };
+    namespaces.is_some_and(|spaces| spaces.iter().any(own))
+}
+
+/// Takes `.` and `..` out of an absolute path, without asking the file system.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(clean.pop()),
+            Component::CurDir => {}
+            other => clean.push(other),
+        }
+    }
+    clean
 }
 
 fn make_private(dir: &Path, recursive: bool) -> std::io::Result<()> {
@@ -217,7 +298,7 @@ fn make_private(dir: &Path, recursive: bool) -> std::io::Result<()> {
 }
 
 /// runc's rule for ids, which also keeps them within the root.
-fn check_id(id: &str) -> Outcome<()> {
+pub(super) fn check_id(id: &str) -> Outcome<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
     match id.is_empty() || id.starts_with('.') || !id.chars().all(plain) || id.len() > 1024 {
         true => Err(Failure::new("invalid container ID format")),
@@ -234,6 +315,16 @@ mod tests {
         assert!(check_id("a-b_c.d+1").is_ok());
         for bad in ["", ".", "..", "a/b", "a b", "../x"] {
             assert!(check_id(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn roots_are_absolute_and_not_the_systems() {
+        let root = |text: &str| Store::new(Some(PathBuf::from(text))).map(|store| store.root);
+        assert_eq!(root("/a/./b/../c").expect("fine"), Path::new("/a/c"));
+        assert!(root("x").expect("fine").is_absolute());
+        for bad in ["", "/", "/a/../..", "/."] {
+            assert!(root(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The cgroup of one container.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use oci_spec::runtime::Spec;
+
+use super::store::Record;
+use super::{Attempt, Context, Failure, Outcome};
+use crate::cgroup::{self, CgroupPath, Manager};
+
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+#[derive(Debug)]
+pub(super) struct Cgroup {
+    pub manager: Arc<dyn Manager>,
+    pub path: CgroupPath,
+}
+
+impl Cgroup {
+    /// `linux.cgroupsPath`, or the id. Nothing is made yet.
+    pub(super) fn of_spec(context: &Context, spec: &Spec, id: &str) -> Outcome<Cgroup> {
+        if context.systemd {
+            return Err(Failure::new(
+                "--systemd-cgroup is not supported: cgroups are made directly",
+            ));
+        }
+        let linux = spec.linux().as_ref();
+        let given = linux.and_then(|linux| linux.cgroups_path().as_ref());
+        let given = given
+            .map(|path| path.to_string_lossy())
+            .filter(|path| !path.is_empty());
+        let path = given.as_deref().unwrap_or(id);
+        Ok(Cgroup {
+            manager: manager()?,
+            path: CgroupPath::new(path).attempt("config.json: linux.cgroupsPath")?,
+        })
+    }
+
+    pub(super) fn of_record(record: &Record) -> Outcome<Cgroup> {
+        Ok(Cgroup {
+            manager: manager()?,
+            path: CgroupPath::new(&record.cgroup).attempt("reading the state")?,
+        })
+    }
+
+    pub(super) fn pids(&self) -> Outcome<Vec<u32>> {
+        self.manager.pids(&self.path).attempt("reading the cgroup")
+    }
+
+    /// A cgroup that somebody uses is not taken over: it would be killed with the container.
+    pub(super) fn check_unused(&self) -> Outcome<()> {
+        if !self.manager.exists(&self.path) {
+            return Ok(());
+        }
+        let count = self.pids()?.len();
+        if count > 0 {
+            return Err(Failure::new(format!(
+                "container's cgroup is not empty: {count} process(es) found"
+            )));
+        }
+        match self.frozen()? {
+            true => Err(Failure::new("container's cgroup unexpectedly frozen")),
+            false => Ok(()),
+        }
+    }
+
+    pub(super) fn frozen(&self) -> Outcome<bool> {
+        let frozen = self.manager.frozen(&self.path);
+        frozen.attempt("looking at the freezer")
+    }
+
+    pub(super) fn freeze(&self) -> Outcome<()> {
+        self.manager.freeze(&self.path).attempt("pausing")
+    }
+
+    pub(super) fn thaw(&self) -> Outcome<()> {
+        self.manager.thaw(&self.path).attempt("resuming")
+    }
+
+    /// Ends everything in it, and removes it.
+    pub(super) fn destroy(&self) -> Outcome<()> {
+        let killed = self.manager.kill(&self.path);
+        killed.attempt("killing what is left")?;
+        let removed = self.manager.remove(&self.path);
+        removed.attempt("removing cgroups")
+    }
+}
+
+fn manager() -> Outcome<Arc<dyn Manager>> {
+    cgroup::detect(Path::new(CGROUP_ROOT)).attempt("looking for cgroups")
+}

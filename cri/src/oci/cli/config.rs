@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Reading config.json and process.json. What is wrong in them is said in one line that names the
+//! file, the field and the reason.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use oci_spec::runtime::{Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{Attempt, Failure, Outcome};
+
+pub(super) const CONFIG: &str = "config.json";
+
+/// The specification in a file, and the file's text.
+pub(super) fn read_spec(path: &Path) -> Outcome<(Spec, Vec<u8>)> {
+    let text = match std::fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let message = format!("JSON specification file {} not found", path.display());
+            return Err(Failure::new(message));
+        }
+        other => other.attempt(format_args!("reading {}", path.display()))?,
+    };
+    let spec: Spec = parse(&text, |value| no_user_is_root(&mut value["process"]))
+        .map_err(|reason| Failure::new(format!("{CONFIG}: {reason}")))?;
+    check_version(spec.version())?;
+    Ok((spec, text))
+}
+
+pub(super) fn read_process(path: &Path) -> Outcome<Process> {
+    let text = std::fs::read(path).attempt(format_args!("reading {}", path.display()))?;
+    parse(&text, no_user_is_root)
+        .map_err(|reason| Failure::new(format!("{}: {reason}", path.display())))
+}
+
+/// Go's decoder, which wrote the custom, takes an absent user for uid 0.
+fn no_user_is_root(process: &mut Value) {
+    if let Some(process) = process.as_object_mut() {
+        process.entry("user").or_insert_with(|| json!({}));
+    }
+}
+
+/// The usual case costs one pass. Only what cannot be read is looked at again, for the field's path.
+fn parse<T: DeserializeOwned>(text: &[u8], complete: impl Fn(&mut Value)) -> Result<T, String> {
+    let error = match serde_json::from_slice(text) {
+        Ok(parsed) => return Ok(parsed),
+        Err(error) => error,
+    };
+    if !error.is_data() {
+        return Err(error.to_string());
+    }
+    let mut value: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if !value.is_object() {
+        return Err("it is not a JSON object".to_owned());
+    }
+    complete(&mut value);
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let (path, reason) = (error.path().to_string(), error.inner().to_string());
+        let path = if path == "." { String::new() } else { path };
+        let missing = reason
+            .strip_prefix("missing field `")
+            .and_then(|rest| rest.split('`').next());
+        match missing {
+            Some(field) if path.is_empty() => format!("{field}: it is missing"),
+            Some(field) => format!("{path}.{field}: it is missing"),
+            None => format!("{path}: {reason}"),
+        }
+    })
+}
+
+/// Minor versions add fields only.
+fn check_version(version: &str) -> Outcome<()> {
+    let major = version.split('.').next();
+    match major {
+        Some("1") => Ok(()),
+        _ if version.is_empty() => {
+            Err(Failure::new(format!("{CONFIG}: ociVersion: it is missing")))
+        }
+        _ => Err(Failure::new(format!(
+            "{CONFIG}: ociVersion: {version:?} is not supported: this runtime does 1.x"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(text: &str) -> String {
+        let complete = |value: &mut Value| no_user_is_root(&mut value["process"]);
+        parse::<Spec>(text.as_bytes(), complete).expect_err("refused")
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (text, expected) in [
+            ("{\n  \"ociVersion\": \"1.2.0\",,\n}", "at line 2 column"),
+            ("", "EOF while parsing a value at line 1 column 0"),
+            ("null", "it is not a JSON object"),
+            (
+                r#"{"process": {"cwd": 5}}"#,
+                "process.cwd: invalid type: integer `5`",
+            ),
+            (r#"{"process": {}}"#, "process.cwd: it is missing"),
+            (
+                r#"{"mounts": [{"destination": "/x", "options": "ro"}]}"#,
+                "mounts[0].options: invalid type: string",
+            ),
+            (
+                r#"{"linux": {"namespaces": [{"type": "nosuch"}]}}"#,
+                "linux.namespaces[0].type: unknown variant `nosuch`",
+            ),
+        ] {
+            let said = complaint(text);
+            assert!(said.contains(expected), "{said:?} for {text}");
+        }
+    }
+
+    #[test]
+    fn unknown_fields_and_an_absent_user_are_tolerated() {
+        let text = br#"{"ociVersion": "1.1.0", "nosuch": {"a": 1}, "process": {"cwd": "/"}}"#;
+        let complete = |value: &mut Value| no_user_is_root(&mut value["process"]);
+        let spec: Spec = parse(text, complete).expect("parses");
+        assert_eq!(spec.process().as_ref().map(|p| p.user().uid()), Some(0));
+    }
+
+    #[test]
+    fn versions_of_the_first_major_are_taken() {
+        assert!(check_version("1.0.2-dev").is_ok());
+        for bad in ["", "2.0.0", "x", "0.9"] {
+            assert!(check_version(bad).is_err(), "{bad:?}");
+        }
+    }
+}
