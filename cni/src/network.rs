@@ -332,7 +332,11 @@ impl Inner {
                 outcome = outcome.and(self.del_record(&records, &record));
             }
         }
-        let list = self.list()?;
+        let list = match conf::load(&self.conf_dir) {
+            // Without a network there is nothing that could have leaked from it.
+            Err(conf::ConfError::None(_)) => return outcome,
+            loaded => loaded.map_err(|error| Error::Config(chain(&error)))?,
+        };
         if list.disable_gc || list.cni_version != HAS_STATUS_AND_GC {
             return outcome;
         }

@@ -25,7 +25,7 @@ use crate::streaming::{self, Tokens};
 use crate::table::Table;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
-use crate::{Config, Error, blocking, cgroup, recover};
+use crate::{Config, Error, blocking, cgroup, recover, sweep};
 
 /// How long requests may go on after the daemon was asked to stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -56,6 +56,7 @@ pub(crate) async fn run(
     recover::recover(&runtime).await.map_err(Error::Repair)?;
     let socket = bind(&listen)?;
     tracing::info!(socket = %listen.display(), streaming = %address, "cri: serving");
+    runtime.tasks.spawn(sweep::forever(runtime.clone()));
     let streaming = tokio::spawn(streaming::serve(runtime.clone(), streams));
     let serving = tokio::spawn(serve(runtime.clone(), socket));
     // A receiver that is gone does not care; a failed start never gets here.

@@ -91,9 +91,10 @@ impl Execution {
             .map_err(|e| shim_fault("waiting for an exec".to_owned(), e))
     }
 
-    /// Kills the process. Idempotent.
+    /// Kills the process with all that it started. Idempotent; what it left behind when it ended by
+    /// itself runs on.
     pub(crate) async fn kill(&self) {
-        if let Err(error) = self.shim.signal(&self.process, libc::SIGKILL, false).await {
+        if let Err(error) = self.shim.signal(&self.process, libc::SIGKILL, true).await {
             tracing::debug!(%error, "killing an exec");
         }
     }

@@ -29,6 +29,7 @@ mod sandbox;
 mod server;
 mod signal;
 mod streaming;
+mod sweep;
 mod table;
 mod watcher;
 

@@ -299,6 +299,23 @@ impl Runtime {
         }
     }
 
+    /// Kills every process of a sandbox whose shim is dead: nobody would collect them, write their
+    /// logs or learn how they end. A container that is still written down as running stays so until
+    /// its end is recorded.
+    pub(crate) async fn kill_orphans(&self, record: &SandboxRecord) {
+        let mut cgroups = vec![cgroup::member(&record.cgroup, &record.id)];
+        cgroups.extend(
+            self.containers_of(&record.id)
+                .iter()
+                .map(|c| c.record.get().cgroup.clone()),
+        );
+        for path in cgroups {
+            if let Err(fault) = self.remove_cgroup(&path).await {
+                tracing::warn!(sandbox.id = %record.id, error = %fault.chain(), "killing what a dead shim left");
+            }
+        }
+    }
+
     /// A container whose process can no longer be asked about: its shim is gone.
     pub(crate) async fn container_lost(&self, container: &Container, exit: Option<Exit>) {
         let record = container.record.get();

@@ -34,6 +34,12 @@ impl Names {
         }
     }
 
+    /// Every identifier that holds a name: those that exist, and those that are being made.
+    pub(crate) fn holders(&self) -> std::collections::BTreeSet<String> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.values().cloned().collect()
+    }
+
     /// Gives up whatever `id` holds. Idempotent.
     pub(crate) fn release(&self, id: &str) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

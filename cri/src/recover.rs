@@ -4,22 +4,26 @@
 //! There is no clean shutdown to rely on. A daemon may have been killed between any two steps; what
 //! it left is finished, taken over, or taken apart here, before the first request is served.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::container::{ContainerRecord, Exit, State};
 use crate::durable::Durable;
 use crate::fault::{Fault, Result};
 use crate::lifecycle::{first_process, remove_dir};
 use crate::record::{self, RecordError};
-use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
-use crate::sandbox::{Phase, SandboxRecord, network};
+use crate::runtime::{Container, Runtime, Sandbox, now};
+use crate::sandbox::{Phase, SandboxRecord};
 use crate::shim_client::{self, ExitRecord, ProcessId, SANDBOX, Shim, ShimError};
-use crate::{blocking, ids, watcher};
+use crate::{blocking, ids, sweep, watcher};
 
-/// How deep below the cgroup parent leftovers are looked for: kubepods/burstable/pod<uid>/<id>.
-const CGROUP_DEPTH: usize = 5;
+/// A killed process is awaited this long.
+const END_DEADLINE: Duration = Duration::from_secs(5);
+/// What is starting has executed its program, or failed, within this time.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(35);
+/// How often it is looked at meanwhile.
+const STARTING_POLL: Duration = Duration::from_millis(5);
 
 /// What to do about a container, given its record and what its shim shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +60,8 @@ pub(crate) fn decide(
         (_, Some((Seen::Exited(record), _))) if record.started_at > 0 => {
             Repair::Set(State::Exited(Exit::recorded(record)))
         }
+        // It has been starting for longer than a launch may take: the watcher will hear of it.
+        (State::Created, Some((Seen::Starting, _))) => Repair::Keep,
         (State::Created, Some(_)) => Repair::Discard,
         (State::Created, None) => match left {
             Some(record) if record.started_at > 0 => {
@@ -81,7 +87,7 @@ pub(crate) async fn recover(runtime: &Arc<Runtime>) -> Result<()> {
     for id in list(&runtime.paths.containers()).await? {
         container(runtime, &id).await?;
     }
-    sweep(runtime).await;
+    sweep::now(runtime).await;
     for sandbox in runtime.sandboxes.all() {
         if let Some(shim) = sandbox.shim() {
             watcher::watch(runtime, &sandbox, shim);
@@ -128,20 +134,27 @@ async fn load<R: serde::de::DeserializeOwned + Send + 'static>(dir: PathBuf) -> 
     }
 }
 
-async fn sandbox(runtime: &Arc<Runtime>, id: &str) -> Result<()> {
+/// Takes apart what there is of a sandbox that does not exist; returns the record of one that does.
+///
+/// # Errors
+/// When its record cannot be read, or was written by a newer podwright.
+pub(crate) async fn discard_unfinished(
+    runtime: &Runtime,
+    id: &str,
+) -> Result<Option<SandboxRecord>> {
     let dir = runtime.paths.sandbox(id);
     let Some(record) = load::<SandboxRecord>(dir.clone()).await? else {
         tracing::info!(
             sandbox.id = id,
             "removing the leftovers of a sandbox without a record"
         );
-        note(leftover_shim(runtime, id).await);
+        note(sweep::shim(runtime, id).await);
         note(
             blocking::run("removing a leftover", move || remove_dir(&dir))
                 .await
                 .and_then(|r| r),
         );
-        return Ok(());
+        return Ok(None);
     };
     if record.phase == Phase::Creating {
         tracing::info!(
@@ -149,9 +162,21 @@ async fn sandbox(runtime: &Arc<Runtime>, id: &str) -> Result<()> {
             "taking apart a sandbox whose creation was cut short"
         );
         note(runtime.destroy_sandbox(&record).await);
-        return Ok(());
+        return Ok(None);
     }
+    Ok(Some(record))
+}
+
+async fn sandbox(runtime: &Arc<Runtime>, id: &str) -> Result<()> {
+    let Some(record) = discard_unfinished(runtime, id).await? else {
+        return Ok(());
+    };
+    let dir = runtime.paths.sandbox(id);
     let shim = connect(runtime, &record).await?;
+    match &shim {
+        Some(shim) => end_execs(shim).await,
+        None => runtime.kill_orphans(&record).await,
+    }
     let durable = Durable::loaded(dir, record.clone());
     if record.phase == Phase::Ready && !stands(shim.as_ref()).await {
         tracing::info!(sandbox.id = id, "the sandbox ended while nobody watched");
@@ -194,14 +219,20 @@ async fn connect(runtime: &Runtime, record: &SandboxRecord) -> Result<Option<Shi
     Ok(Some(shim))
 }
 
-async fn leftover_shim(runtime: &Runtime, id: &str) -> Result<()> {
-    runtime.end_shim(id).await?;
-    let (shim_dir, netns) = (runtime.paths.shim(id), runtime.paths.netns(id));
-    blocking::run("removing a leftover", move || {
-        cni::netns::remove(&netns).map_err(|e| Fault::internal("removing a namespace", e))?;
-        remove_dir(&shim_dir)
-    })
-    .await?
+/// Ends the execs of the daemon before: the connections of their clients ended with it.
+async fn end_execs(shim: &Shim) {
+    let Ok(state) = shim.state().await else {
+        return;
+    };
+    for process in state.processes.into_iter().map(|p| p.process) {
+        if process.exec.is_some() {
+            let _ = shim.signal(&process, libc::SIGKILL, true).await;
+            let _ = tokio::time::timeout(END_DEADLINE, shim.wait(&process)).await;
+            if let Err(error) = shim.remove(&process).await {
+                tracing::warn!(?process, %error, "an exec of the daemon before stays");
+            }
+        }
+    }
 }
 
 async fn container(runtime: &Arc<Runtime>, id: &str) -> Result<()> {
@@ -248,100 +279,33 @@ async fn look(runtime: &Runtime, sandbox: &Sandbox, id: &str) -> Result<Seen> {
         let found = left.into_iter().find(|(process, _)| *process == first);
         return Ok((None, found.map(|(_, exit)| exit)));
     };
-    let state = shim
-        .state()
-        .await
-        .map_err(|e| Fault::internal("asking a shim for its state", e))?;
-    let seen = state.processes.into_iter().find(|p| p.process == first);
-    Ok((seen, None))
+    let patience = tokio::time::Instant::now() + LAUNCH_DEADLINE;
+    loop {
+        let state = shim
+            .state()
+            .await
+            .map_err(|e| Fault::internal("asking a shim for its state", e))?;
+        let seen = state.processes.into_iter().find(|p| p.process == first);
+        let starting = |p: &shim_client::ProcessState| p.phase == shim_client::Phase::Starting;
+        if !seen.as_ref().is_some_and(starting) || tokio::time::Instant::now() > patience {
+            return Ok((seen, None));
+        }
+        tokio::time::sleep(STARTING_POLL).await;
+    }
 }
 
 async fn discard(runtime: &Runtime, sandbox: &Sandbox, record: &ContainerRecord) {
     if let Some(shim) = sandbox.shim() {
         let process = first_process(&record.id);
         let _ = shim.signal(&process, libc::SIGKILL, true).await;
-        let _ = tokio::time::timeout(std::time::Duration::from_secs(5), shim.wait(&process)).await;
+        let _ = tokio::time::timeout(END_DEADLINE, shim.wait(&process)).await;
         let _ = shim.remove(&process).await;
     }
     note(runtime.remove_cgroup(&record.cgroup).await);
 }
 
-/// Removes what belongs to no object: shims, namespaces, attachments, cgroups, leases. Failures are
-/// logged and tried again at the next start.
-pub(crate) async fn sweep(runtime: &Arc<Runtime>) {
-    let known: BTreeSet<String> = runtime
-        .sandboxes
-        .all()
-        .iter()
-        .map(|s| s.record.get().id.clone())
-        .collect();
-    for dir in [runtime.paths.shims(), runtime.paths.netns_dir()] {
-        for id in list(&dir).await.unwrap_or_default() {
-            if !known.contains(&id) {
-                tracing::info!(sandbox.id = %id, "removing a leftover in {}", dir.display());
-                note(leftover_shim(runtime, &id).await);
-            }
-        }
-    }
-    let attached: Vec<(String, String)> = runtime
-        .sandboxes
-        .all()
-        .iter()
-        .map(|s| s.record.get())
-        .filter(|r| r.netns.is_some() && !r.network_released)
-        .map(|r| (r.id.clone(), network::INTERFACE.to_owned()))
-        .collect();
-    if let Err(error) = runtime.network.gc(&attached).await {
-        tracing::warn!(error = %crate::fault::chain(&error), "releasing leaked network attachments");
-    }
-    note(leases(runtime).await);
-    note(cgroups(runtime, known).await);
-}
-
-async fn leases(runtime: &Runtime) -> Result<()> {
-    let failed = |e| Fault::internal("looking at image leases", e);
-    for owner in runtime.images.leases().await.map_err(failed)? {
-        if runtime.containers.get(&owner).is_none() {
-            runtime.images.release(&owner).await.map_err(failed)?;
-        }
-    }
-    Ok(())
-}
-
-/// Cgroups below our parent that carry an identifier of nobody.
-async fn cgroups(runtime: &Runtime, mut known: BTreeSet<String>) -> Result<()> {
-    known.extend(
-        runtime
-            .containers
-            .all()
-            .iter()
-            .map(|c| c.record.get().id.clone()),
-    );
-    let root = cgroup_path(&runtime.config.cgroup_parent)?;
-    runtime
-        .with_cgroups("looking for leftover cgroups", move |manager| {
-            let mut pending = vec![(root, 0)];
-            while let Some((path, depth)) = pending.pop() {
-                for name in manager.children(&path)? {
-                    let child = path.child(&name)?;
-                    if name.len() == 64 && ids::is_prefix(&name) && !known.contains(&name) {
-                        tracing::info!(cgroup = child.as_str(), "removing a leftover cgroup");
-                        manager.kill(&child)?;
-                        manager.remove(&child)?;
-                        continue;
-                    }
-                    if depth < CGROUP_DEPTH {
-                        pending.push((child, depth + 1));
-                    }
-                }
-            }
-            Ok(())
-        })
-        .await
-}
-
 /// A repair that failed is not a reason not to start.
-fn note(result: Result<()>) {
+pub(crate) fn note(result: Result<()>) {
     if let Err(fault) = result {
         tracing::warn!(error = %fault.chain(), "repair");
     }

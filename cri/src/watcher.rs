@@ -119,6 +119,7 @@ async fn ended(
 pub(crate) async fn lost(runtime: &Arc<Runtime>, sandbox: &Arc<Sandbox>) {
     let record = sandbox.record.get();
     sandbox.forget_shim();
+    runtime.kill_orphans(&record).await;
     let left = Shim::read_records(&runtime.paths.shim(&record.id)).unwrap_or_default();
     for container in runtime.containers_of(&record.id) {
         let container_record = container.record.get();

@@ -7,11 +7,13 @@
 //! - [`plan`]: what to start, as plain data.
 //! - [`launch`]: starts it. Needs Linux 5.12 and root.
 //! - [`protocol`]: what a daemon and a shim say to each other.
-//! - [`wire`]: how messages become packets.
+//! - [`format`](mod@format): how messages become bytes that other builds understand.
+//! - [`wire`]: how bytes become packets.
 //! - [`daemon`]: the shim's own loop.
 //! - [`sys`]: the system calls underneath, and the only unsafe code.
 
 pub mod daemon;
+pub mod format;
 pub mod launch;
 pub mod plan;
 pub mod protocol;

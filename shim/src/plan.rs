@@ -2,8 +2,9 @@
 //! The launch plan: everything that is needed to start one container or one process in it.
 //!
 //! A plan is plain data. It holds no decisions: whoever makes one (`cri::oci::compile`) has already
-//! parsed, checked and resolved. It travels to the shim as postcard bytes, so the order of fields
-//! and variants is the wire format between a daemon and a shim of the same build.
+//! parsed, checked and resolved. It travels to the shim, which may be of an older build, so the order
+//! of fields and variants is the wire format. New fields and variants go to the end, and the zero
+//! value of a new field means: as before (see [`crate::format`]).
 
 use serde::{Deserialize, Serialize};
 

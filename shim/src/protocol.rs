@@ -5,10 +5,19 @@
 //! descriptors travel with it (SCM_RIGHTS). A connection may carry any number of requests at once;
 //! each reply names its request. Any number of connections may come, in sequence or side by side.
 //! Nothing that a client does or leaves undone stops a container.
+//!
+//! Both ends may be of different builds. The types here and in [`crate::plan`] grow by the rules of
+//! [`crate::format`] only, so a request that version N knew is encoded for ever as in version N, and
+//! a shim refuses what is newer than itself by name ([`FailureKind::Newer`]). A client says its
+//! version first ([`Body::Hello`]) and hears the shim's.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use crate::format::{self, Newer};
 use crate::plan::{LaunchPlan, ProcessPlan};
+
+/// The version of the protocol: grows with each release that adds to it.
+pub const VERSION: u32 = 1;
 
 /// The name of the socket in the pod's directory.
 pub const SOCKET_NAME: &str = "shim.sock";
@@ -26,6 +35,9 @@ pub struct Request {
 /// Everything that can be asked of a shim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
+    /// The first request of a connection; a client that leaves it out is of version 1.
+    /// Answer: [`Answer::Hello`].
+    Hello { version: u32 },
     /// All processes, running and ended, and the shim's own pid. Answer: [`Answer::State`].
     State,
     /// Sends [`Message::Exit`] on this connection for every process that ends from now on.
@@ -40,8 +52,8 @@ pub enum Body {
     },
     /// Lets a created container run its first process. Answer: [`Answer::Done`].
     Start { container: String },
-    /// Signals the first process, or every process of the container.
-    /// Succeeds when there is nothing left to signal.
+    /// Signals one process, or `all`: every process of the container, or an exec with all that it
+    /// started. Succeeds when there is nothing left to signal.
     Signal {
         process: ProcessId,
         signal: i32,
@@ -116,6 +128,10 @@ pub enum Message {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Answer {
     Done,
+    /// The shim's version.
+    Hello {
+        version: u32,
+    },
     /// The process's pid in the shim's pid namespace, and what had to be clamped to make it run.
     Started {
         pid: u32,
@@ -147,6 +163,8 @@ pub enum FailureKind {
     Invalid,
     /// The system refused.
     System,
+    /// This shim is older than what was asked of it.
+    Newer,
 }
 
 /// All that the shim knows.
@@ -171,6 +189,8 @@ pub enum Phase {
         started_at: i64,
     },
     Exited(ExitRecord),
+    /// Was told to start, and has not yet executed its program: `Running` or `Exited` comes soon.
+    Starting,
 }
 
 /// How a process ended. Times are nanoseconds since the epoch.
@@ -188,21 +208,53 @@ pub struct ExitRecord {
     pub finished_at: i64,
 }
 
+/// The part of a request that can be read even when the rest is newer than this build.
+#[derive(Deserialize)]
+struct RequestId {
+    id: u32,
+}
+
 /// Encodes a message.
 ///
 /// # Errors
 /// Only when a value cannot be represented, which none of these types can cause.
-pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, postcard::Error> {
-    postcard::to_allocvec(value)
+pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, format::Error> {
+    format::to_bytes(value)
 }
 
-/// Decodes a message; trailing bytes are an error.
+/// Decodes a message; trailing bytes are an error, and so is what is newer than this build.
 ///
 /// # Errors
-/// When the bytes are not a message of this build.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, postcard::Error> {
-    match postcard::take_from_bytes(bytes)? {
-        (value, []) => Ok(value),
-        _ => Err(postcard::Error::DeserializeBadEncoding),
-    }
+/// When the bytes are not a message, or a newer one.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, format::Error> {
+    format::from_bytes(bytes, Newer::Refuse)
+}
+
+/// Decodes a request. Of one that is newer than this build, the number comes with the error.
+///
+/// # Errors
+/// The answer to the request, or nothing when it cannot be answered.
+pub fn decode_request(bytes: &[u8]) -> Result<Request, Option<(u32, Failure)>> {
+    decode(bytes).map_err(|error| {
+        let RequestId { id } = format::from_bytes(bytes, Newer::Skip).ok()?;
+        let failure = Failure {
+            kind: match error.is_newer() {
+                true => FailureKind::Newer,
+                false => FailureKind::Invalid,
+            },
+            message: format!(
+                "the pod's shim (protocol {VERSION}) cannot do this: {error}; \
+                 a pod that is made anew gets a new shim"
+            ),
+        };
+        Some((id, failure))
+    })
+}
+
+/// Decodes a message of a shim, which may be newer: fields that this build does not know are left out.
+///
+/// # Errors
+/// When the bytes are not a message.
+pub fn decode_message(bytes: &[u8]) -> Result<Message, format::Error> {
+    format::from_bytes(bytes, Newer::Skip)
 }

@@ -17,10 +17,15 @@
 //! [`ShimError::Gone`] and `connect` tells whether the shim still lives.
 
 mod connection;
+mod error;
+mod handle;
 mod programs;
+mod spawn;
 
-pub use connection::{ExecHandle, ExecStdio, Shim, ShimError, SpawnOptions, Started};
+pub use error::ShimError;
+pub use handle::{ExecHandle, ExecStdio, Shim, Started};
 pub use programs::{Programs, ProgramsError};
 pub use shim::protocol::{
     ContainerIo, ExitRecord, FailureKind, Phase, ProcessId, ProcessState, SANDBOX, ShimState,
 };
+pub use spawn::SpawnOptions;

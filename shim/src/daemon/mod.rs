@@ -4,48 +4,39 @@
 //! It ends when it is told to (`Shutdown`) or when its directory (its socket) is gone; never because a client
 //! went away. It owns: the pod's processes (as parent and subreaper), their streams, the socket.
 
+mod burial;
+mod clients;
+mod connection;
+mod kill;
+mod launching;
 pub mod log;
+mod log_file;
 mod processes;
 mod records;
+mod requests;
 mod streams;
 
-use std::collections::VecDeque;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use processes::{Processes, failure};
+use connection::Connection;
+use processes::{Asked, Processes};
 use streams::Place;
 
-use crate::protocol::{
-    self, Answer, Body, ExitRecord, Failure, FailureKind, Message, ProcessId, Request, SOCKET_NAME,
-    ShimState,
-};
+use crate::protocol::{Answer, ProcessId, SOCKET_NAME};
 use crate::sys::{self, events, socket};
-use crate::wire::{self, Packet};
 
 pub use records::read_all as read_records;
 
-/// A client that lets this many answers pile up is cut off.
-const OUTBOX_MAX: usize = 1024;
-/// How often stalled clients are looked for while there is output to send.
-const TICK_MS: i32 = 1000;
-/// Killed processes are awaited this long before the shim goes.
+/// Killed processes are awaited this often, for 10 ms each, before the shim goes.
 const SHUTDOWN_ROUNDS: usize = 500;
 
-struct Connection {
-    id: u64,
-    socket: OwnedFd,
-    outbox: VecDeque<(Packet, Option<OwnedFd>)>,
-    subscribed: bool,
-    broken: bool,
-}
-
 struct Waiter {
-    connection: u64,
-    request: u32,
+    asked: Asked,
     process: ProcessId,
 }
 
@@ -59,8 +50,10 @@ pub struct Daemon {
     next_connection: u64,
     processes: Processes,
     waiters: Vec<Waiter>,
-    /// The connection and request that asked for the end.
-    shutdown: Option<(u64, u32)>,
+    /// Something large was freed.
+    trim: bool,
+    /// Who asked for the end.
+    shutdown: Option<Asked>,
 }
 
 /// Says something on stderr, which is the pod's `shim.log`. Never fails: there is nobody to tell.
@@ -75,6 +68,7 @@ enum Source {
     Signals,
     Removal,
     Connection(usize),
+    Launch(ProcessId),
     Stream(ProcessId, Place),
 }
 
@@ -101,6 +95,7 @@ impl Daemon {
             next_connection: 1,
             processes: Processes::new(dir),
             waiters: Vec::new(),
+            trim: false,
             shutdown: None,
         })
     }
@@ -111,13 +106,27 @@ impl Daemon {
     /// When polling itself fails, which no client can cause.
     pub fn run(mut self) -> io::Result<()> {
         while self.shutdown.is_none() {
-            let waiting = self.processes.streams().any(|(_, s)| s.has_unsent());
-            if !self.turn(if waiting { TICK_MS } else { -1 })? {
+            if !self.turn(self.patience())? {
                 break;
             }
         }
         self.end();
         Ok(())
+    }
+
+    /// How many milliseconds may pass without any event; -1: no limit.
+    fn patience(&self) -> i32 {
+        let streams = self.processes.streams();
+        let clients = streams.filter_map(|(_, streams)| streams.deadline()).min();
+        let launches = self.processes.launch_deadline();
+        let next = match (clients, launches) {
+            (Some(a), Some(b)) => a.min(b),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => return -1,
+        };
+        let left = next.saturating_duration_since(Instant::now()).as_millis();
+        // Rounded up, so that the deadline has passed when poll returns.
+        i32::try_from(left).map_or(i32::MAX, |left| left.saturating_add(1))
     }
 
     /// One round of the loop, after at most `timeout` milliseconds (-1: no limit); false when the
@@ -139,6 +148,7 @@ impl Daemon {
                 Source::Signals => self.collect(),
                 Source::Removal => removed |= self.is_unreachable(),
                 Source::Connection(index) => self.serve(index, fd.revents),
+                Source::Launch(id) => self.processes.hear(&id),
                 Source::Stream(id, place) => {
                     if let Some(streams) = self.processes.streams_of(&id) {
                         streams.ready(place, fd.revents, now);
@@ -146,8 +156,10 @@ impl Daemon {
                 }
             }
         }
-        self.processes.sweep_streams(now);
-        self.connections.retain(|connection| !connection.broken);
+        self.processes.expire_launches();
+        self.processes.sweep_streams();
+        self.tell();
+        self.part();
         Ok(!removed)
     }
 
@@ -158,16 +170,18 @@ impl Daemon {
         !self.dir.join(SOCKET_NAME).exists()
     }
 
-    fn interests(&mut self) -> (Vec<Source>, Vec<libc::pollfd>) {
+    fn interests(&self) -> (Vec<Source>, Vec<libc::pollfd>) {
         let mut sources = vec![Source::Listener, Source::Signals, Source::Removal];
         let mut fds: Vec<_> = [&self.listener, &self.signals, &self.removal]
             .map(|fd| events::interest(fd.as_fd(), libc::POLLIN))
             .into();
         for (index, connection) in self.connections.iter().enumerate() {
-            let sending = !connection.outbox.is_empty();
-            let wanted = libc::POLLIN | if sending { libc::POLLOUT } else { 0 };
             sources.push(Source::Connection(index));
-            fds.push(events::interest(connection.socket.as_fd(), wanted));
+            fds.push(connection.interest());
+        }
+        for (id, channel) in self.processes.channels() {
+            sources.push(Source::Launch(id.clone()));
+            fds.push(events::interest(channel, libc::POLLIN));
         }
         let mut places = Vec::new();
         for (id, streams) in self.processes.streams() {
@@ -183,15 +197,19 @@ impl Daemon {
     fn accept(&mut self) {
         // A failure here is the client's loss; it will try again.
         if let Ok(socket) = socket::accept(self.listener.as_fd()) {
-            self.connections.push(Connection {
-                id: self.next_connection,
-                socket,
-                outbox: VecDeque::new(),
-                subscribed: false,
-                broken: false,
-            });
+            let connection = Connection::new(self.next_connection, socket);
+            self.connections.push(connection);
             self.next_connection += 1;
         }
+    }
+
+    /// Forgets connections that are broken, and what they wait for.
+    fn part(&mut self) {
+        for gone in self.connections.iter().filter(|c| c.broken) {
+            self.waiters
+                .retain(|waiter| waiter.asked.connection != gone.id);
+        }
+        self.connections.retain(|connection| !connection.broken);
     }
 
     /// Empties the signal descriptor and collects ended children. SIGTERM and SIGINT are read and
@@ -199,170 +217,7 @@ impl Daemon {
     fn collect(&mut self) {
         let mut buffer = [0; 512];
         while sys::read(self.signals.as_fd(), &mut buffer).is_ok_and(|count| count > 0) {}
-        for (process, record) in self.processes.reap() {
-            self.announce(&process, record);
-        }
-    }
-
-    fn announce(&mut self, process: &ProcessId, record: ExitRecord) {
-        let message = Message::Exit {
-            process: process.clone(),
-            record,
-        };
-        let ids: Vec<u64> = self
-            .connections
-            .iter()
-            .filter(|connection| connection.subscribed)
-            .map(|connection| connection.id)
-            .collect();
-        for id in ids {
-            self.send(id, &message, None);
-        }
-        let (due, rest) = std::mem::take(&mut self.waiters)
-            .into_iter()
-            .partition::<Vec<_>, _>(|waiter| waiter.process == *process);
-        self.waiters = rest;
-        for waiter in due {
-            let result = Ok(Answer::Exited(record));
-            self.reply(waiter.connection, waiter.request, result, None);
-        }
-    }
-
-    fn serve(&mut self, index: usize, revents: i16) {
-        let Some(connection) = self.connections.get_mut(index) else {
-            return;
-        };
-        if revents & libc::POLLOUT != 0 {
-            connection.flush();
-        }
-        if revents & (libc::POLLIN | libc::POLLHUP | libc::POLLERR) == 0 {
-            return;
-        }
-        let id = connection.id;
-        match wire::receive(connection.socket.as_fd()) {
-            Err(libc::EAGAIN | libc::EINTR) => {}
-            Ok(None) | Err(_) => connection.broken = true,
-            Ok(Some((bytes, fds))) => match protocol::decode::<Request>(&bytes) {
-                Ok(request) => {
-                    drop(bytes);
-                    self.handle(id, request, fds);
-                }
-                // A client of another build: nothing it says can be understood.
-                Err(_) => connection.broken = true,
-            },
-        }
-        if let Some(connection) = self.connections.get(index)
-            && connection.broken
-        {
-            self.waiters.retain(|waiter| waiter.connection != id);
-        }
-    }
-
-    fn handle(&mut self, connection: u64, request: Request, fds: Vec<OwnedFd>) {
-        let Request { id, body } = request;
-        let heavy = matches!(
-            body,
-            Body::StartSandbox(_) | Body::Create { .. } | Body::Exec { .. }
-        );
-        let mut terminal = None;
-        let result = match body {
-            Body::State => Ok(Answer::State(ShimState {
-                shim_pid: std::process::id(),
-                processes: self.processes.states(),
-            })),
-            Body::Subscribe => self.subscribe(connection),
-            Body::StartSandbox(plan) => self.processes.start_sandbox(&plan),
-            Body::Create {
-                container,
-                plan,
-                io,
-            } => self.processes.create(&container, &plan, io),
-            Body::Start { container } => self.processes.start(&container),
-            Body::Signal {
-                process,
-                signal,
-                all,
-            } => self.processes.signal(&process, signal, all),
-            Body::Exec {
-                container,
-                exec,
-                process,
-            } => self
-                .processes
-                .exec(&container, exec, &process, fds)
-                .map(|(answer, master)| {
-                    terminal = master;
-                    answer
-                }),
-            Body::Wait { process } => match self.processes.exited(&process) {
-                Some(Some(record)) => Ok(Answer::Exited(record)),
-                Some(None) => {
-                    self.waiters.push(Waiter {
-                        connection,
-                        request: id,
-                        process,
-                    });
-                    return;
-                }
-                None => Err(unknown(&process)),
-            },
-            Body::Resize {
-                container,
-                columns,
-                rows,
-            } => self.processes.resize(&container, columns, rows),
-            Body::Attach {
-                container,
-                stdin,
-                stdout,
-                stderr,
-            } => match name_streams([stdin, stdout, stderr], fds) {
-                Some(streams) => self.processes.attach(&container, streams),
-                None => Err(failure(FailureKind::Invalid, "descriptors are missing")),
-            },
-            Body::ReopenLog { container } => self.processes.reopen_log(&container),
-            Body::Remove { process } => self.processes.remove(&process),
-            Body::Shutdown => {
-                self.shutdown = Some((connection, id));
-                return;
-            }
-        };
-        self.reply(connection, id, result, terminal);
-        if heavy {
-            sys::trim_memory();
-        }
-    }
-
-    fn subscribe(&mut self, id: u64) -> Result<Answer, Failure> {
-        for connection in &mut self.connections {
-            connection.subscribed |= connection.id == id;
-        }
-        Ok(Answer::Done)
-    }
-
-    fn reply(
-        &mut self,
-        connection: u64,
-        id: u32,
-        result: Result<Answer, Failure>,
-        terminal: Option<OwnedFd>,
-    ) {
-        self.send(connection, &Message::Reply { id, result }, terminal);
-    }
-
-    fn send(&mut self, connection: u64, message: &Message, fd: Option<OwnedFd>) {
-        let found = self.connections.iter_mut().find(|c| c.id == connection);
-        let Some(connection) = found else { return };
-        let packet = protocol::encode(message)
-            .map_err(|_| libc::EINVAL)
-            .and_then(|bytes| Packet::new(&bytes));
-        match packet {
-            Ok(packet) if connection.outbox.len() < OUTBOX_MAX => {
-                connection.outbox.push_back((packet, fd));
-                connection.flush();
-            }
-            _ => connection.broken = true,
-        }
+        self.processes.reap();
     }
 
     fn end(&mut self) {
@@ -370,6 +225,7 @@ impl Daemon {
         for _ in 0..SHUTDOWN_ROUNDS {
             self.processes.kill_all();
             self.collect();
+            self.tell();
             if self.processes.all_ended() {
                 break;
             }
@@ -378,46 +234,10 @@ impl Daemon {
         }
         // The directory, and with it the socket, may be gone already.
         let _ = std::fs::remove_file(self.dir.join(SOCKET_NAME));
-        if let Some((connection, id)) = self.shutdown {
-            self.reply(connection, id, Ok(Answer::Done), None);
+        if let Some(asked) = self.shutdown {
+            self.reply(asked.connection, asked.request, Ok(Answer::Done), None);
         }
     }
-}
-
-impl Connection {
-    fn flush(&mut self) {
-        while let Some((packet, fd)) = self.outbox.front() {
-            let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
-            match packet.send(self.socket.as_fd(), &fds) {
-                Ok(()) => drop(self.outbox.pop_front()),
-                Err(libc::EAGAIN | libc::EINTR) => return,
-                Err(_) => {
-                    self.broken = true;
-                    return;
-                }
-            }
-        }
-    }
-}
-
-fn unknown(process: &ProcessId) -> Failure {
-    let name = process.exec.as_ref().unwrap_or(&process.container);
-    failure(
-        FailureKind::NotFound,
-        format!("no process {name:?} in this pod"),
-    )
-}
-
-/// Puts the descriptors of an attach request in their places.
-fn name_streams(wanted: [bool; 3], fds: Vec<OwnedFd>) -> Option<[Option<OwnedFd>; 3]> {
-    let mut fds = fds.into_iter();
-    let mut streams = [None, None, None];
-    for (slot, wanted) in streams.iter_mut().zip(wanted) {
-        if wanted {
-            *slot = Some(fds.next()?);
-        }
-    }
-    fds.next().is_none().then_some(streams)
 }
 
 /// The socket is bound through the directory's descriptor, so that the length of the directory's

@@ -1,81 +1,73 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A container's standard streams: its log file, its attached clients, its stdin.
 //!
-//! The log file is the record; clients look on. A client that is slow slows the container down, as
-//! a terminal would; one that takes nothing for [`STALL_NANOS`] is dropped. So a dead reader never
-//! blocks a container for long, and nothing here ever blocks the shim.
+//! The log file is the record; clients look on (see [`super::clients`]). Nothing here ever blocks
+//! the shim, but for the writing of the log file.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::time::Instant;
 
+use super::clients::Client;
 use super::log::{Splitter, timestamp};
+use super::log_file::LogFile;
 use crate::protocol::ContainerIo;
 use crate::sys::{self, Sys};
 
-/// A client with this much unsent output pauses the reading of the container's output.
-const PENDING_MAX: usize = 32 * 1024;
-/// So long may a client take nothing.
-pub(super) const STALL_NANOS: i64 = 5_000_000_000;
 const CHUNK: usize = 8 * 1024;
+/// What an ended process can have left in its pipe (fs.pipe-max-size without privileges). Whatever
+/// else writes to it may go on for ever.
+const LEFT_MAX: usize = 1024 * 1024;
 
-/// Which output stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Output {
-    Stdout,
-    Stderr,
-}
+/// Which output stream. The number is its place in what there is one of for each.
+const STDOUT: usize = 0;
+const STDERR: usize = 1;
 
 #[derive(Debug)]
 pub(super) struct Streams {
     io: ContainerIo,
-    log: Option<File>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
+    log: Option<LogFile>,
+    /// Our ends of stdout and stderr. A terminal's master is the first.
+    outputs: [Option<OwnedFd>; 2],
     splitters: [Splitter; 2],
     /// The write end of the container's stdin, or a copy of its terminal's master.
     stdin: Option<OwnedFd>,
     unsent_input: Vec<u8>,
+    /// stdin is to be closed once it has what was sent before.
+    input_ended: bool,
     clients: Vec<Client>,
     terminal: bool,
 }
 
-#[derive(Debug)]
-struct Client {
-    input: Option<OwnedFd>,
-    outputs: [Option<Sink>; 2],
-}
-
-#[derive(Debug)]
-struct Sink {
-    fd: OwnedFd,
-    unsent: Vec<u8>,
-    moved_at: i64,
+/// Where a readiness belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    Output(usize),
+    Stdin,
+    Input(usize),
+    /// Client, and which of its outputs.
+    Sink(usize, usize),
 }
 
 impl Streams {
-    /// Opens the log file. `ends`: our side of stdin, stdout, stderr; with a terminal, its master
-    /// serves as all of them.
+    /// Opens the log file. `stdin`, `outputs`: our sides; a terminal's master comes later.
     pub(super) fn new(
         io: ContainerIo,
         stdin: Option<OwnedFd>,
-        stdout: Option<OwnedFd>,
-        stderr: Option<OwnedFd>,
+        outputs: [Option<OwnedFd>; 2],
         terminal: bool,
     ) -> std::io::Result<Streams> {
-        for fd in [&stdin, &stdout, &stderr].into_iter().flatten() {
+        for fd in stdin.iter().chain(outputs.iter().flatten()) {
             sys::set_nonblocking(fd.as_fd()).map_err(std::io::Error::from_raw_os_error)?;
         }
-        let log = io.log_path.as_deref().map(open_log).transpose()?;
+        let log = io.log_path.as_deref().map(LogFile::open).transpose()?;
         Ok(Streams {
             io,
             log,
-            stdout,
-            stderr,
+            outputs,
             splitters: [Splitter::new("stdout"), Splitter::new("stderr")],
             stdin,
             unsent_input: Vec::new(),
+            input_ended: false,
             clients: Vec::new(),
             terminal,
         })
@@ -87,140 +79,121 @@ impl Streams {
         if self.io.stdin {
             self.stdin = Some(sys::dup_above_stdio(master.as_fd())?);
         }
-        self.stdout = Some(master);
+        self.outputs[STDOUT] = Some(master);
         Ok(())
     }
 
     pub(super) fn terminal(&self) -> Option<BorrowedFd<'_>> {
-        match self.terminal {
-            true => self.stdout.as_ref().map(AsFd::as_fd),
-            false => None,
-        }
+        let master = self.outputs[STDOUT].as_ref().filter(|_| self.terminal);
+        master.map(AsFd::as_fd)
     }
 
     /// Opens the log file anew, by the same name.
     pub(super) fn reopen_log(&mut self) -> std::io::Result<()> {
-        if let Some(path) = self.io.log_path.as_deref() {
-            self.log = Some(open_log(path)?);
-        }
-        Ok(())
+        self.log.as_mut().map_or(Ok(()), LogFile::reopen)
     }
 
-    /// Whether a client has output waiting, so that the clock matters.
-    pub(super) fn has_unsent(&self) -> bool {
-        let waiting = |sink: &Sink| !sink.unsent.is_empty();
-        self.clients
+    /// No more output will come.
+    fn is_over(&self) -> bool {
+        self.outputs.iter().all(Option::is_none)
+    }
+
+    /// When a client's time is up.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let over = self.is_over();
+        let deadlines = self
+            .clients
             .iter()
-            .any(|client| client.outputs.iter().flatten().any(waiting))
+            .filter_map(|client| client.deadline(over));
+        deadlines.min()
     }
 
     /// Nothing is left to read, and nothing to send.
     pub(super) fn is_done(&self) -> bool {
-        self.stdout.is_none() && self.stderr.is_none() && self.clients.is_empty()
+        self.is_over() && self.clients.is_empty()
     }
 
-    /// Adds a client.
-    pub(super) fn attach(
-        &mut self,
-        input: Option<OwnedFd>,
-        stdout: Option<OwnedFd>,
-        stderr: Option<OwnedFd>,
-        now: i64,
-    ) -> Sys<()> {
-        for fd in [&input, &stdout, &stderr].into_iter().flatten() {
-            sys::set_nonblocking(fd.as_fd())?;
-        }
-        let sink = |fd: Option<OwnedFd>| {
-            fd.map(|fd| Sink {
-                fd,
-                unsent: Vec::new(),
-                moved_at: now,
-            })
-        };
-        self.clients.push(Client {
-            input: if self.stdin.is_some() { input } else { None },
-            outputs: [sink(stdout), sink(stderr)],
-        });
+    /// Adds a client. Its descriptors in the order stdin, stdout, stderr.
+    pub(super) fn attach(&mut self, [input, stdout, stderr]: [Option<OwnedFd>; 3]) -> Sys<()> {
+        let input = input.filter(|_| self.stdin.is_some());
+        self.clients.push(Client::new(input, [stdout, stderr])?);
         Ok(())
     }
 
     /// What to poll for; each entry comes back to [`ready`](Self::ready) with its place.
     pub(super) fn interests(&self, out: &mut Vec<(Place, libc::pollfd)>) {
-        let congested = self.clients.iter().any(Client::is_congested);
-        if !congested {
-            for (place, fd) in [(Place::Stdout, &self.stdout), (Place::Stderr, &self.stderr)] {
-                if let Some(fd) = fd {
-                    out.push((place, sys::events::interest(fd.as_fd(), libc::POLLIN)));
-                }
+        let mut add = |place, fd: &OwnedFd, events| {
+            out.push((place, sys::events::interest(fd.as_fd(), events)));
+        };
+        for (output, fd) in self.outputs.iter().enumerate() {
+            let congested = || self.clients.iter().any(|c| c.is_congested(output));
+            if let Some(fd) = fd
+                && !congested()
+            {
+                add(Place::Output(output), fd, libc::POLLIN);
             }
         }
-        if let (Some(stdin), false) = (&self.stdin, self.unsent_input.is_empty()) {
-            let entry = sys::events::interest(stdin.as_fd(), libc::POLLOUT);
-            out.push((Place::Stdin, entry));
+        let idle = self.unsent_input.is_empty();
+        if let (Some(stdin), false) = (&self.stdin, idle) {
+            add(Place::Stdin, stdin, libc::POLLOUT);
         }
         for (index, client) in self.clients.iter().enumerate() {
-            if let (Some(input), true) = (&client.input, self.unsent_input.is_empty()) {
-                let entry = sys::events::interest(input.as_fd(), libc::POLLIN);
-                out.push((Place::Input(index), entry));
+            if let (Some(input), true) = (&client.input, idle) {
+                add(Place::Input(index), input, libc::POLLIN);
             }
-            for (output, sink) in client.outputs.iter().enumerate() {
-                let Some(sink) = sink else { continue };
-                let events = if sink.unsent.is_empty() {
-                    0
-                } else {
-                    libc::POLLOUT
-                };
-                let entry = sys::events::interest(sink.fd.as_fd(), events);
-                out.push((Place::Sink(index, output), entry));
-            }
+        }
+        for (index, client) in self.clients.iter().enumerate() {
+            let sinks = client.interests();
+            out.extend(sinks.map(|(output, entry)| (Place::Sink(index, output), entry)));
         }
     }
 
     /// Handles one readiness.
     pub(super) fn ready(&mut self, place: Place, events: i16, now: i64) {
         match place {
-            Place::Stdout => drop(self.read_output(Output::Stdout, now)),
-            Place::Stderr => drop(self.read_output(Output::Stderr, now)),
+            Place::Output(output) => drop(self.read_output(output, now)),
             Place::Stdin => self.send_input(),
             Place::Input(client) => self.read_input(client),
             Place::Sink(client, output) => {
                 if let Some(client) = self.clients.get_mut(client) {
-                    client.sink_ready(output, events, now);
+                    client.ready(output, events);
                 }
             }
         }
     }
 
-    /// Drops clients that are gone or have stalled. Call after a round of [`ready`](Self::ready):
+    /// Drops clients that are gone or cut off. Call after a round of [`ready`](Self::ready):
     /// places count clients, so none may vanish within a round.
-    pub(super) fn sweep(&mut self, now: i64) {
-        let over = self.stdout.is_none() && self.stderr.is_none();
+    pub(super) fn sweep(&mut self, now: Instant) {
+        let over = self.is_over();
         let mut input_ended = false;
         self.clients.retain(|client| {
-            let flushed = client
-                .outputs
-                .iter()
-                .flatten()
-                .all(|sink| sink.unsent.is_empty());
-            let stalled = client
-                .outputs
-                .iter()
-                .flatten()
-                .any(|sink| !sink.unsent.is_empty() && now - sink.moved_at > STALL_NANOS);
-            let silent = client.outputs.iter().all(Option::is_none) && client.input.is_none();
-            let finished = stalled || silent || (over && flushed);
+            let finished = client.is_finished(over, now);
             input_ended |= finished && client.input.is_some();
             !finished
         });
-        if input_ended && self.io.stdin_once {
-            self.stdin = None;
+        if input_ended {
+            self.client_input_ended();
         }
     }
 
-    /// Reads until nothing is left: a process that has ended wrote all of it before.
+    fn client_input_ended(&mut self) {
+        if self.io.stdin_once {
+            self.input_ended = true;
+            self.send_input();
+        }
+    }
+
+    /// Reads what an ended process has left: it wrote all of it before.
     pub(super) fn drain(&mut self, now: i64) {
-        for output in [Output::Stdout, Output::Stderr] {
-            while self.read_output(output, now) {}
+        for output in [STDOUT, STDERR] {
+            let mut left = LEFT_MAX;
+            while left > 0 {
+                match self.read_output(output, now) {
+                    0 => break,
+                    count => left = left.saturating_sub(count),
+                }
+            }
         }
     }
 
@@ -231,36 +204,33 @@ impl Streams {
         self.unsent_input = Vec::new();
     }
 
-    /// Reads one piece; false when there is nothing more now.
-    fn read_output(&mut self, output: Output, now: i64) -> bool {
-        let fd = match output {
-            Output::Stdout => &mut self.stdout,
-            Output::Stderr => &mut self.stderr,
+    /// Reads one piece; zero when there is nothing more now.
+    fn read_output(&mut self, output: usize, now: i64) -> usize {
+        let Some(slot) = self.outputs.get_mut(output) else {
+            return 0;
         };
-        let Some(open) = fd else { return false };
+        let Some(open) = slot else { return 0 };
         let mut buffer = [0; CHUNK];
         let count = match sys::read(open.as_fd(), &mut buffer) {
             Ok(count) => count,
-            Err(libc::EAGAIN | libc::EINTR) => return false,
+            Err(libc::EAGAIN | libc::EINTR) => return 0,
             // A terminal without an open slave says EIO.
             Err(_) => 0,
         };
         if count == 0 {
-            *fd = None;
+            *slot = None;
         }
         let bytes = buffer.get(..count).unwrap_or_default();
         self.record(output, bytes, now);
         for client in &mut self.clients {
-            client.offer(output, bytes, now);
+            client.offer(output, bytes);
         }
-        count > 0
+        count
     }
 
-    fn record(&mut self, output: Output, bytes: &[u8], now: i64) {
-        let Some(log) = &mut self.log else { return };
-        let splitter = match output {
-            Output::Stdout => &mut self.splitters[0],
-            Output::Stderr => &mut self.splitters[1],
+    fn record(&mut self, output: usize, bytes: &[u8], now: i64) {
+        let (Some(log), Some(splitter)) = (&mut self.log, self.splitters.get_mut(output)) else {
+            return;
         };
         let (time, mut lines) = (timestamp(now), Vec::new());
         if bytes.is_empty() {
@@ -268,8 +238,7 @@ impl Streams {
         } else {
             splitter.push(&time, bytes, &mut lines);
         }
-        // A full disk must not stop the container: the lines are lost.
-        let _ = log.write_all(&lines);
+        log.append(&lines);
     }
 
     fn read_input(&mut self, client: usize) {
@@ -282,9 +251,7 @@ impl Streams {
             Err(libc::EAGAIN | libc::EINTR) => {}
             Ok(0) | Err(_) => {
                 client.input = None;
-                if self.io.stdin_once {
-                    self.stdin = None;
-                }
+                self.client_input_ended();
             }
             Ok(count) => {
                 let bytes = buffer.get(..count).unwrap_or_default();
@@ -296,99 +263,15 @@ impl Streams {
 
     fn send_input(&mut self) {
         let Some(stdin) = &self.stdin else {
-            self.unsent_input = Vec::new();
-            return;
+            return self.close_input();
         };
         match sys::write(stdin.as_fd(), &self.unsent_input) {
             Ok(count) => drop(self.unsent_input.drain(..count)),
             Err(libc::EAGAIN | libc::EINTR) => {}
             Err(_) => self.close_input(),
         }
-    }
-}
-
-/// Where a readiness belongs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    Stdout,
-    Stderr,
-    Stdin,
-    Input(usize),
-    /// Client, and which of its outputs.
-    Sink(usize, usize),
-}
-
-impl Client {
-    fn is_congested(&self) -> bool {
-        let full = |sink: &Sink| sink.unsent.len() >= PENDING_MAX;
-        self.outputs.iter().flatten().any(full)
-    }
-
-    fn offer(&mut self, output: Output, bytes: &[u8], now: i64) {
-        let slot = match output {
-            Output::Stdout => &mut self.outputs[0],
-            Output::Stderr => &mut self.outputs[1],
-        };
-        if bytes.is_empty() {
-            // End of stream: closing tells the client, once it has everything.
-            if slot.as_ref().is_some_and(|sink| sink.unsent.is_empty()) {
-                *slot = None;
-            }
-            return;
-        }
-        if let Some(sink) = slot {
-            if sink.unsent.is_empty() {
-                sink.moved_at = now;
-            }
-            sink.unsent.extend_from_slice(bytes);
-        }
-        self.flush(now);
-    }
-
-    /// Without unsent output, only a hang-up wakes a sink.
-    fn sink_ready(&mut self, output: usize, events: i16, now: i64) {
-        if events & (libc::POLLERR | libc::POLLHUP | libc::POLLNVAL) != 0
-            && let Some(slot) = self.outputs.get_mut(output)
-        {
-            *slot = None;
-        }
-        self.flush(now);
-    }
-
-    fn flush(&mut self, now: i64) {
-        for slot in &mut self.outputs {
-            if let Some(sink) = slot
-                && sink.flush(now).is_err()
-            {
-                *slot = None;
-            }
+        if self.input_ended && self.unsent_input.is_empty() {
+            self.stdin = None;
         }
     }
-}
-
-impl Sink {
-    fn flush(&mut self, now: i64) -> Sys<()> {
-        if self.unsent.is_empty() {
-            return Ok(());
-        }
-        match sys::write(self.fd.as_fd(), &self.unsent) {
-            Ok(count) => {
-                drop(self.unsent.drain(..count));
-                self.moved_at = now;
-                Ok(())
-            }
-            Err(libc::EAGAIN | libc::EINTR) => Ok(()),
-            Err(errno) => Err(errno),
-        }
-    }
-}
-
-/// Appends, never follows a symbolic link (the directory may be a pod's volume), mode 0640.
-fn open_log(path: &str) -> std::io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o640)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
-        .open(path)
 }

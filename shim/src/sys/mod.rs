@@ -518,6 +518,15 @@ pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> Sys<usize> {
     check(result as i64).map(|count| count as usize)
 }
 
+/// Writes several pieces as one (writev(2)).
+pub fn write_parts(fd: BorrowedFd<'_>, parts: &[std::io::IoSlice<'_>]) -> Sys<usize> {
+    let count = i32::try_from(parts.len()).map_err(|_| libc::EINVAL)?;
+    // SAFETY: `IoSlice` has the layout of `iovec` (std guarantees it on Unix), the pieces are
+    // borrowed for the call and only read.
+    let result = unsafe { libc::writev(fd.as_raw_fd(), parts.as_ptr().cast(), count) };
+    check(result as i64).map(|count| count as usize)
+}
+
 pub fn read(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Sys<usize> {
     // SAFETY: pointer and length come from one exclusively borrowed slice.
     let result = unsafe { libc::read(fd.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
@@ -546,6 +555,19 @@ pub fn pipe() -> Sys<(OwnedFd, OwnedFd)> {
         libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC)
     }))?;
     Ok((fresh_fd(i64::from(ends[0]))?, fresh_fd(i64::from(ends[1]))?))
+}
+
+/// What fits in a pipe; an error for anything else.
+pub fn pipe_capacity(fd: BorrowedFd<'_>) -> Sys<usize> {
+    numbers(
+        libc::SYS_fcntl,
+        fd.as_raw_fd() as usize,
+        libc::F_GETPIPE_SZ as usize,
+        0,
+        0,
+        0,
+    )
+    .map(|size| size as usize)
 }
 
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> Sys<()> {

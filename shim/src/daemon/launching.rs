@@ -1,0 +1,462 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Launches, step by step: the child's report channel is one more thing that the loop waits for, so
+//! the pod's other containers go on while one sets itself up.
+//!
+//! ```text
+//! create:   begin -> Ready: answer, Created
+//! start:    release -> Closed: answer, Running
+//! sandbox and exec: begin -> Ready: release -> Closed: answer, Running
+//! ```
+//!
+//! A launch that fails is killed, and answered once the child is collected: then nothing is left of it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::processes::{
+    Asked, Handled, News, Process, Processes, Stage, failure, first, launch_failure, name, system,
+};
+use super::streams::Streams;
+use crate::launch::{self, Gate, Heard, LaunchError, Launched, Stdio};
+use crate::plan::{CgroupJoin, LaunchPlan, Namespace, ProcessPlan};
+use crate::protocol::{Answer, ContainerIo, ExitRecord, Failure, FailureKind, ProcessId, SANDBOX};
+use crate::sys::{self, events, mounts};
+
+/// Ended execs that nobody removed are forgotten beyond this number.
+const ENDED_EXECS_MAX: usize = 64;
+/// A killed child that has not ended by then is stuck in the kernel: its launch is answered anyway.
+const BURIAL_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(super) struct Launching {
+    launched: Launched,
+    aim: Aim,
+    /// It was let through its gate.
+    released: bool,
+    /// It said all that it had to say.
+    silent: bool,
+    /// Until the answer is given.
+    asked: Option<Asked>,
+    /// It was killed for this reason.
+    failed: Option<Failure>,
+    /// None: a hook may take for ever.
+    deadline: Option<Instant>,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    /// To be created: it stays at its gate.
+    Create,
+    /// To be started after it was created.
+    Start,
+    /// Both at once.
+    Run,
+}
+
+/// What a new process is beside its plan.
+struct Entry<'a> {
+    cgroup: &'a CgroupJoin,
+    own_pid_namespace: bool,
+    streams: Option<Streams>,
+}
+
+impl Processes {
+    pub(super) fn start_sandbox(&mut self, plan: &LaunchPlan, asked: Asked) -> Handled {
+        let id = first(SANDBOX);
+        self.vacant(&id)?;
+        let launched = launch::begin(plan, null_streams()?, Gate::Parent, None);
+        let entry = Entry {
+            cgroup: &plan.cgroup,
+            own_pid_namespace: plan.namespaces.pid == Namespace::New,
+            streams: None,
+        };
+        self.add(id, launched, Aim::Run, asked, entry)
+    }
+
+    pub(super) fn create(
+        &mut self,
+        container: &str,
+        plan: &LaunchPlan,
+        io: ContainerIo,
+        asked: Asked,
+    ) -> Handled {
+        let id = first(container);
+        if container == SANDBOX {
+            return Err(failure(FailureKind::Invalid, "the sandbox is no container"));
+        }
+        self.vacant(&id)?;
+        let (stdio, streams) = connect(plan.process.terminal, io)?;
+        let sandbox = match self.all.get(&first(SANDBOX)) {
+            Some(process) if !process.has_exited() => {
+                Some(sys::pidfd_open(process.pid).map_err(system("opening the sandbox"))?)
+            }
+            _ => None,
+        };
+        let sandbox = sandbox.as_ref().map(AsFd::as_fd);
+        let launched = launch::begin(plan, stdio, Gate::Parent, sandbox);
+        let entry = Entry {
+            cgroup: &plan.cgroup,
+            own_pid_namespace: plan.namespaces.pid == Namespace::New,
+            streams: Some(streams),
+        };
+        self.add(id, launched, Aim::Create, asked, entry)
+    }
+
+    pub(super) fn start(&mut self, container: &str, asked: Asked) -> Handled {
+        let process = self.get(&first(container))?;
+        let problem = match &process.stage {
+            Stage::Created(_) => None,
+            Stage::Launching(launching) if launching.aim == Aim::Create => Some("is being created"),
+            Stage::Exited(_) => Some("has ended"),
+            _ => Some("was started before"),
+        };
+        if let Some(problem) = problem {
+            let message = format!("container {container:?} {problem}");
+            return Err(failure(FailureKind::State, message));
+        }
+        // Any stage serves for the moment in which nobody looks.
+        let created = std::mem::replace(&mut process.stage, Stage::Exited(ExitRecord::default()));
+        if let Stage::Created(launched) = created {
+            let mut launching = Launching::new(*launched, Aim::Start, asked);
+            launching.release();
+            process.stage = Stage::Launching(Box::new(launching));
+        }
+        Ok(None)
+    }
+
+    pub(super) fn exec(
+        &mut self,
+        container: &str,
+        exec: String,
+        plan: &ProcessPlan,
+        fds: Vec<OwnedFd>,
+        asked: Asked,
+    ) -> Handled {
+        let id = ProcessId {
+            container: container.to_owned(),
+            exec: Some(exec),
+        };
+        self.vacant(&id)?;
+        let stdio = match (plan.terminal, <[OwnedFd; 3]>::try_from(fds)) {
+            (true, _) => Stdio::Terminal,
+            (false, Ok(streams)) => Stdio::Streams(streams),
+            (false, Err(_)) => {
+                let message = "an exec without a terminal needs three streams";
+                return Err(failure(FailureKind::Invalid, message));
+            }
+        };
+        let target = self.get(&first(container))?;
+        let Stage::Running { .. } = target.stage else {
+            let message = format!("container {container:?} is not running");
+            return Err(failure(FailureKind::State, message));
+        };
+        let cgroup = target.cgroup.clone();
+        let pidfd = sys::pidfd_open(target.pid).map_err(system("opening the container"))?;
+        let launched = launch::begin_execute(pidfd.as_fd(), &cgroup, plan, stdio);
+        self.forget_old_execs();
+        let entry = Entry {
+            cgroup: &cgroup,
+            own_pid_namespace: true,
+            streams: None,
+        };
+        self.add(id, launched, Aim::Run, asked, entry)
+    }
+
+    fn vacant(&self, id: &ProcessId) -> Result<(), Failure> {
+        let name = name(id);
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty() || name.starts_with('.') || !name.bytes().all(plain) {
+            return Err(failure(FailureKind::Invalid, format!("{name:?} is no id")));
+        }
+        if self.all.contains_key(id) {
+            return Err(failure(FailureKind::Exists, format!("{name:?} exists")));
+        }
+        Ok(())
+    }
+
+    fn forget_old_execs(&mut self) {
+        let ended = |(id, process): (&ProcessId, &Process)| match process.stage {
+            Stage::Exited(record) if id.exec.is_some() => Some((record.finished_at, id.clone())),
+            _ => None,
+        };
+        let mut execs: Vec<_> = self.all.iter().filter_map(ended).collect();
+        if execs.len() > ENDED_EXECS_MAX {
+            execs.sort();
+            for (_, id) in execs.iter().take(execs.len() - ENDED_EXECS_MAX) {
+                self.all.remove(id);
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        id: ProcessId,
+        launched: Result<Launched, LaunchError>,
+        aim: Aim,
+        asked: Asked,
+        entry: Entry<'_>,
+    ) -> Handled {
+        let launched = launched.map_err(launch_failure)?;
+        let process = Process {
+            pid: launched.pid,
+            stage: Stage::Launching(Box::new(Launching::new(launched, aim, asked))),
+            cgroup: entry.cgroup.clone(),
+            own_pid_namespace: entry.own_pid_namespace,
+            streams: entry.streams.map(Box::new),
+        };
+        self.all.insert(id, process);
+        Ok(None)
+    }
+
+    /// The report channels of launches that may still say something.
+    pub(super) fn channels(&self) -> impl Iterator<Item = (&ProcessId, BorrowedFd<'_>)> {
+        self.all.iter().filter_map(|(id, process)| {
+            let Stage::Launching(launching) = &process.stage else {
+                return None;
+            };
+            let talks = launching.failed.is_none() && !launching.silent;
+            talks.then(|| (id, launching.launched.channel()))
+        })
+    }
+
+    /// When the next launch is overdue.
+    pub(super) fn launch_deadline(&self) -> Option<Instant> {
+        let deadline = |process: &Process| match &process.stage {
+            Stage::Launching(launching) if launching.asked.is_some() => launching.deadline,
+            _ => None,
+        };
+        self.all.values().filter_map(deadline).min()
+    }
+
+    /// Gives up launches whose time is up.
+    pub(super) fn expire_launches(&mut self) {
+        let now = Instant::now();
+        for process in self.all.values_mut() {
+            let Stage::Launching(launching) = &mut process.stage else {
+                continue;
+            };
+            if launching.deadline.is_none_or(|deadline| now < deadline) {
+                continue;
+            }
+            match (&launching.failed, launching.asked) {
+                (None, _) => launching.fail(launch_failure(launching.launched.overdue())),
+                (Some(failed), Some(asked)) => {
+                    let answer = News::Answer(asked, Err(failed.clone()), None);
+                    launching.asked = None;
+                    self.news.push(answer);
+                }
+                (Some(_), None) => {}
+            }
+        }
+    }
+
+    /// A launching child has said something, or is gone.
+    pub(super) fn hear(&mut self, id: &ProcessId) {
+        let Some(process) = self.all.get_mut(id) else {
+            return;
+        };
+        let Stage::Launching(launching) = &mut process.stage else {
+            return;
+        };
+        let channel = launching.launched.channel();
+        if launching.failed.is_some() || !events::wait_readable(channel, 0).unwrap_or(false) {
+            return;
+        }
+        match (launching.launched.hear(), launching.released) {
+            (Ok(Heard::Ready), false) => {
+                if let Err(failed) = ready(launching, process.streams.as_deref_mut()) {
+                    launching.fail(failed);
+                } else if launching.aim == Aim::Create {
+                    self.created(id);
+                } else {
+                    launching.release();
+                }
+            }
+            (Ok(Heard::Hooks), _) => launching.renew(),
+            (Ok(Heard::Closed), true) => self.running(id),
+            (Ok(Heard::Closed), false) => launching.silent = true,
+            (Ok(Heard::Ready), true) => {
+                launching.fail(launch_failure(launching.launched.overdue()))
+            }
+            (Err(error), _) => launching.fail(launch_failure(error)),
+        }
+    }
+
+    fn created(&mut self, id: &ProcessId) {
+        if let Some((process, mut launching)) = self.take_launching(id) {
+            let answer = launching.started();
+            let asked = launching.asked;
+            process.stage = Stage::Created(Box::new(launching.launched));
+            self.answer(asked, Ok(answer), None);
+        }
+    }
+
+    fn running(&mut self, id: &ProcessId) {
+        if let Some((process, mut launching)) = self.take_launching(id) {
+            process.stage = Stage::Running {
+                started_at: sys::now(),
+            };
+            let started = launching.launched.poststart().map_err(launch_failure);
+            let answer = started.map(|()| match launching.aim {
+                Aim::Start => Answer::Done,
+                _ => launching.started(),
+            });
+            let terminal = launching.launched.terminal.take();
+            self.answer(launching.asked, answer, terminal);
+        }
+    }
+
+    fn take_launching(&mut self, id: &ProcessId) -> Option<(&mut Process, Launching)> {
+        let process = self.all.get_mut(id)?;
+        // Replaced by the caller, who knows what comes next.
+        let stage = std::mem::replace(&mut process.stage, Stage::Exited(ExitRecord::default()));
+        match stage {
+            Stage::Launching(launching) => Some((process, *launching)),
+            other => {
+                process.stage = other;
+                None
+            }
+        }
+    }
+
+    fn answer(
+        &mut self,
+        asked: Option<Asked>,
+        result: Result<Answer, Failure>,
+        terminal: Option<OwnedFd>,
+    ) {
+        if let Some(asked) = asked {
+            self.news.push(News::Answer(asked, result, terminal));
+        }
+    }
+
+    /// A launching child has ended. Hears its last words first: if it had executed its program by
+    /// then, this was no failure. Returns whether the process is to be forgotten: one that was never
+    /// created is.
+    pub(super) fn launch_ended(&mut self, id: &ProcessId, child: &sys::Ended, oom: bool) -> bool {
+        self.hear(id);
+        // It may have become ready with its last breath.
+        self.hear(id);
+        if !matches!(
+            self.all.get(id).map(|p| &p.stage),
+            Some(Stage::Launching(_))
+        ) {
+            return false;
+        }
+        let Some((_, launching)) = self.take_launching(id) else {
+            return false;
+        };
+        let failed = launching.failed.unwrap_or_else(|| death(child, oom));
+        self.answer(launching.asked, Err(failed), None);
+        launching.aim != Aim::Start
+    }
+}
+
+/// Why a child that said nothing ended; the first wording is runc's.
+fn death(child: &sys::Ended, oom: bool) -> Failure {
+    let message = match (oom, child.signal) {
+        (true, _) => "container init was OOM-killed (memory limit too low?)".to_owned(),
+        (_, 0) => format!("the process exited with {} while it was set up", child.code),
+        (_, signal) => format!("the process was killed by signal {signal} while it was set up"),
+    };
+    failure(FailureKind::Launch, message)
+}
+
+/// The terminal of a container stays here; that of an exec goes to its client.
+fn ready(launching: &mut Launching, streams: Option<&mut Streams>) -> Result<(), Failure> {
+    if let Some(streams) = streams
+        && let Some(master) = launching.launched.terminal.take()
+    {
+        streams
+            .set_terminal(master)
+            .map_err(system("setting up the terminal"))?;
+    }
+    Ok(())
+}
+
+impl Launching {
+    fn new(launched: Launched, aim: Aim, asked: Asked) -> Launching {
+        Launching {
+            launched,
+            aim,
+            released: false,
+            silent: false,
+            asked: Some(asked),
+            failed: None,
+            deadline: None,
+        }
+        .renewed()
+    }
+
+    fn renewed(mut self) -> Launching {
+        self.renew();
+        self
+    }
+
+    /// The child gets the time anew that it may be silent.
+    fn renew(&mut self) {
+        let patience = u64::try_from(self.launched.patience_ms()).ok();
+        self.deadline = patience.map(|ms| Instant::now() + Duration::from_millis(ms));
+    }
+
+    fn release(&mut self) {
+        self.released = true;
+        self.renew();
+        // Fails only when it is gone. Why, its exit will tell.
+        let _ = self.launched.release();
+    }
+
+    /// Whether it was asked to run, so that it may run at any moment.
+    pub(super) fn is_starting(&self) -> bool {
+        self.aim == Aim::Start
+    }
+
+    fn fail(&mut self, failed: Failure) {
+        // Fails only when it is gone, which is what is wanted.
+        let _ = sys::pidfd_send_signal(self.launched.pidfd.as_fd(), libc::SIGKILL);
+        self.failed = Some(failed);
+        self.deadline = Some(Instant::now() + BURIAL_DEADLINE);
+    }
+
+    fn started(&mut self) -> Answer {
+        Answer::Started {
+            pid: self.launched.pid,
+            notes: std::mem::take(&mut self.launched.notes),
+        }
+    }
+}
+
+fn null(flags: i32) -> Result<OwnedFd, Failure> {
+    mounts::openat(mounts::cwd(), c"/dev/null", flags, 0).map_err(system("opening /dev/null"))
+}
+
+fn null_streams() -> Result<Stdio, Failure> {
+    Ok(Stdio::Streams([
+        null(libc::O_RDONLY)?,
+        null(libc::O_WRONLY)?,
+        null(libc::O_WRONLY)?,
+    ]))
+}
+
+/// Both ends of a container's streams: the process's and ours.
+fn connect(terminal: bool, io: ContainerIo) -> Result<(Stdio, Streams), Failure> {
+    let path = io.log_path.clone().unwrap_or_default();
+    let log_failure = |error: std::io::Error| {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        system(&format!("opening the log file {path:?}"))(errno)
+    };
+    if terminal {
+        let streams = Streams::new(io, None, [None, None], true).map_err(log_failure)?;
+        return Ok((Stdio::Terminal, streams));
+    }
+    let pipe = || sys::pipe().map_err(system("making a pipe"));
+    let (their_in, our_in) = match io.stdin {
+        true => pipe().map(|(read, write)| (read, Some(write)))?,
+        false => (null(libc::O_RDONLY)?, None),
+    };
+    let ((our_out, their_out), (our_err, their_err)) = (pipe()?, pipe()?);
+    let ours = [Some(our_out), Some(our_err)];
+    let streams = Streams::new(io, our_in, ours, false).map_err(log_failure)?;
+    Ok((Stdio::Streams([their_in, their_out, their_err]), streams))
+}
