@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What is fuzzed, as one function per target that takes bytes and panics on a finding.
+//!
+//! The functions are plain Rust. cargo-fuzz calls them from `fuzz_targets`, and the tests of `cri`
+//! call the same files with the corpus, so that an input that once failed is tried in every build.
+
+pub mod input;
+pub mod protocol;
+pub mod seccomp;
+pub mod spec;
+pub mod splitter;
