@@ -112,7 +112,8 @@ impl Fault {
             Kind::Unavailable => tonic::Code::Unavailable,
             Kind::Internal => tonic::Code::Unknown,
         };
-        tonic::Status::new(code, self.chain())
+        // What a client shows in a terminal may quote an image, a spec or a process.
+        tonic::Status::new(code, shim::launch::plain(&self.chain()))
     }
 }
 

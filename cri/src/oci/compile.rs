@@ -4,6 +4,7 @@
 //! Everything that the OCI specification lets a spec say is either done or refused by name.
 
 use oci_spec::runtime::{Linux, Spec};
+use shim::launch::plain;
 use shim::plan::{CgroupJoin, IdMappings, LaunchPlan, Namespace, Propagation, RootFs};
 
 use super::devices::{devices, symlinks};
@@ -44,15 +45,15 @@ pub enum CompileError {
 
 pub(super) fn unsupported(field: impl Into<String>, reason: impl Into<String>) -> CompileError {
     CompileError::Unsupported {
-        field: field.into(),
-        reason: reason.into(),
+        field: plain(&field.into()),
+        reason: plain(&reason.into()),
     }
 }
 
 pub(super) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> CompileError {
     CompileError::Invalid {
-        field: field.into(),
-        reason: reason.into(),
+        field: plain(&field.into()),
+        reason: plain(&reason.into()),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde_json::json;
+use shim::launch::plain;
 
 use super::{capability, default_profile, seccomp as compiler};
 
@@ -59,8 +60,9 @@ pub enum SeccompProfile {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
-    #[error("reading the seccomp profile")]
-    Parse(#[source] serde_json::Error),
+    /// In plain characters: the parser quotes the profile.
+    #[error("reading the seccomp profile: {0}")]
+    Parse(String),
     #[error("seccomp profile: {0}")]
     Unsupported(String),
     #[error("compiling the seccomp profile")]
@@ -83,7 +85,8 @@ pub fn seccomp(
             compiler::compile(&default_profile::profile(capabilities)).map(Some)
         }
         SeccompProfile::Localhost(text) => {
-            let profile = serde_json::from_str(text).map_err(SeccompError::Parse)?;
+            let quoted = |error: serde_json::Error| SeccompError::Parse(plain(&error.to_string()));
+            let profile = serde_json::from_str(text).map_err(quoted)?;
             oci_seccomp(&profile).map(Some)
         }
     }

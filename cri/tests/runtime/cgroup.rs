@@ -10,13 +10,13 @@ use serde_json::json;
 use crate::pod::{Pod, container};
 
 /// A subtree of one test's own.
-struct Subtree {
-    manager: Arc<dyn Manager>,
-    path: CgroupPath,
+pub(crate) struct Subtree {
+    pub(crate) manager: Arc<dyn Manager>,
+    pub(crate) path: CgroupPath,
 }
 
 impl Subtree {
-    fn new() -> Subtree {
+    pub(crate) fn new() -> Subtree {
         let name = format!("podwright-test-{:08x}", rand::random::<u32>());
         let manager = cgroup::detect(Path::new("/sys/fs/cgroup")).expect("cgroups are mounted");
         Subtree {

@@ -214,7 +214,7 @@ fn a_start_container_hook_is_confined_like_the_process() {
     let output = bundle.oci(&["run", "--bundle", bundle.bundle(), &bundle.id]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
-        said.contains("output: 1000\nCapEff:\t0000000000000000"),
+        said.contains("output: 1000\\nCapEff:\\t0000000000000000"),
         "{said}"
     );
 }

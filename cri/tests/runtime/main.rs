@@ -4,6 +4,10 @@
 //! These tests need root and the system's static busybox, and fail without them: a skip would hide
 //! that nothing was tested. Each works in its own temporary directory and cgroups, and removes them.
 
+mod attack_binary;
+mod attack_descriptors;
+mod attack_host;
+mod attack_identity;
 mod cgroup;
 mod container;
 mod hooks;

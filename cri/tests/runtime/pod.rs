@@ -16,9 +16,10 @@ use shim::plan::{CgroupJoin, RootFs};
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 const BUSYBOX: &str = "/bin/busybox";
-const APPLETS: [&str; 22] = [
+const APPLETS: [&str; 31] = [
     "sh", "cat", "ls", "id", "hostname", "sleep", "echo", "grep", "tty", "stty", "mount", "head",
-    "tr", "touch", "readlink", "dd", "env", "wc", "mkdir", "ps", "kill", "stat",
+    "tr", "touch", "readlink", "dd", "env", "wc", "mkdir", "ps", "kill", "stat", "unshare", "find",
+    "rmdir", "umount", "su", "setpriv", "sg", "pwd", "true",
 ];
 
 pub(crate) struct Pod {

@@ -96,6 +96,7 @@ fn set_up_and_exec(
     let hooks = || create_hooks(prepared, gate, channel);
     let terminal = filesystem::set_up(prepared, matches!(stdio, Stdio::Terminal), hooks)?;
     standard_streams(prepared, stdio, terminal.as_ref())?;
+    close_descriptors(prepared, gate, channel, terminal.as_ref())?;
     identity::limits(&prepared.process)?;
     identity::enter_directory(prepared)?;
     identity::become_user(&prepared.process)?;
@@ -114,6 +115,30 @@ fn set_up_and_exec(
         (None, None) => libc::ENOENT,
     };
     Err((Step::Exec, 0, errno))
+}
+
+/// Closes all that is not needed any more, now, and not only on exec: the image says which working
+/// directory, program and interpreter are opened until then, and may say /proc/self/fd/7/../.. of
+/// a directory of the host (CVE-2024-21626). None of those that stay is a directory.
+fn close_descriptors(
+    prepared: &Prepared,
+    gate: &Gate,
+    channel: BorrowedFd<'_>,
+    terminal: Option<&filesystem::Terminal>,
+) -> Result<(), Failed> {
+    let fifo = match gate {
+        Gate::Fifo(fifo) => Some(fifo.as_fd()),
+        Gate::Open | Gate::Parent => None,
+    };
+    let keep = [
+        Some(channel),
+        fifo,
+        prepared.process.executable.as_ref().map(AsFd::as_fd),
+        terminal.map(|pair| pair.master.as_fd()),
+        terminal.map(|pair| pair.slave.as_fd()),
+    ];
+    let first = 3 + prepared.process.preserved_fds;
+    sys::close_all_from(first, &keep).map_err(at(Step::Stdio))
 }
 
 fn hide_from_debuggers() -> Result<(), Failed> {

@@ -22,7 +22,7 @@ use crate::sys::{self, Clone, Errno, events, socket};
 
 pub use hooks::HookPoint;
 pub use prepare::{new_network_namespace, new_user_namespace, readonly_file};
-pub use report::{Blame, Heard, LaunchError, Step, reason};
+pub use report::{Blame, Heard, LaunchError, Step, plain, reason};
 
 /// The child has this long to set itself up; only a hung filesystem takes it.
 pub const SETUP_DEADLINE_MS: i32 = 30_000;

@@ -174,9 +174,22 @@ impl LaunchError {
             step: Step::Prepare,
             errno,
             blame: Blame::System,
-            message: format!("{what}: {}", reason(errno)),
+            message: plain(&format!("{what}: {}", reason(errno))),
         }
     }
+}
+
+/// Text for a log or a terminal: control characters, which could forge lines or drive the terminal
+/// of whoever reads them, are spelled out. Names in a spec or an image may hold any.
+pub fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character.is_control() {
+            true => out.extend(character.escape_default()),
+            false => out.push(character),
+        }
+    }
+    out
 }
 
 /// The system's words for an errno, without Rust's suffix.
@@ -281,7 +294,7 @@ impl Words {
             step,
             errno,
             blame,
-            message,
+            message: plain(&message),
         }
     }
 
@@ -375,6 +388,19 @@ mod tests {
         assert_eq!(
             error.message,
             "exec: \"nosuch\": executable file not found in $PATH"
+        );
+    }
+
+    #[test]
+    fn messages_hold_no_control_characters() {
+        let words = Words::of_process(&ProcessPlan {
+            args: vec!["/\u{1b}[2J\nforged".into()],
+            ..ProcessPlan::default()
+        });
+        let error = words.error(Step::Lookup, 0, libc::ENOENT);
+        assert_eq!(
+            error.message,
+            "exec: \"/\\u{1b}[2J\\nforged\": stat /\\u{1b}[2J\\nforged: no such file or directory"
         );
     }
 }

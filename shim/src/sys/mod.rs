@@ -347,6 +347,25 @@ pub fn fexecve(file: BorrowedFd<'_>, args: &PointerArray, env: &PointerArray) ->
     errno()
 }
 
+/// Closes every descriptor from `first` on but those in `keep` (kernel 5.9). Only for a new process
+/// on its way to exec or exit: whatever else owns one of them must not be used or dropped any more.
+pub fn close_all_from(first: u32, keep: &[Option<BorrowedFd<'_>>]) -> Sys<()> {
+    let mut from = first;
+    loop {
+        let kept = keep.iter().flatten().map(|fd| fd.as_raw_fd() as u32);
+        let next = kept.filter(|number| *number >= from).min();
+        let to = next.unwrap_or(u32::MAX);
+        if to > from {
+            let last = if next.is_some() { to - 1 } else { to };
+            numbers(libc::SYS_close_range, from as usize, last as usize, 0, 0, 0)?;
+        }
+        match next {
+            Some(number) => from = number + 1,
+            None => return Ok(()),
+        }
+    }
+}
+
 /// Marks every descriptor from `first` on close-on-exec (kernel 5.11).
 pub fn cloexec_from(first: u32) -> Sys<()> {
     const CLOSE_RANGE_CLOEXEC: usize = 4;

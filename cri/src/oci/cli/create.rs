@@ -14,6 +14,7 @@ use super::args::{Create, Run};
 use super::cgroups::Cgroup;
 use super::config::{self, CONFIG};
 use super::notify::{self, Notify};
+use super::seal::seal;
 use super::store::{self, Record};
 use super::supervise::{self, Signals};
 use super::{Attempt, Context, Failure, Outcome, io, manage};
@@ -21,6 +22,7 @@ use crate::cgroup::Limits;
 use crate::oci::{self, CompileContext, spec};
 
 pub(super) fn create(context: &Context, options: &Create) -> Outcome {
+    seal()?;
     let job = Job::prepare(context, options, true)?;
     let made = job.make(|| make_fifo(&context.store.fifo(&options.id)).map(Gate::Fifo))?;
     let written = io::write_pid(options.pid_file.as_deref(), made.pid);
@@ -29,6 +31,7 @@ pub(super) fn create(context: &Context, options: &Create) -> Outcome {
 }
 
 pub(super) fn run(context: &Context, options: &Run) -> Outcome {
+    seal()?;
     let signals = match options.detach {
         true => None,
         // Before there is a container that they would be meant for.

@@ -1,19 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `exec`: another process in a running container.
 
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use oci_spec::runtime::Process;
 use serde_json::json;
 use shim::launch::{self, Launched};
 use shim::plan::ProcessPlan;
-use shim::sys::mounts;
 
 use super::args::Exec;
 use super::cgroups::Cgroup;
 use super::create::not_started;
+use super::seal::seal;
 use super::store::{self, Record, Status, Store};
 use super::supervise::{self, Signals};
 use super::{Attempt, Context, Failure, Outcome, config, io, subgroup};
@@ -30,27 +29,6 @@ pub(super) fn exec(context: &Context, options: &Exec) -> Outcome {
         message: format!("exec failed: {}", failure.message),
         code: EXEC_FAILED,
     })
-}
-
-/// Runs this program again from a read-only mount of its directory, unless it already does.
-///
-/// The child that enters the container is a copy of this process, so a process in there could
-/// find our executable under /proc/<pid>/exe and, if it were writable, replace it (CVE-2019-5736).
-fn seal() -> Outcome<()> {
-    let own = std::fs::File::open("/proc/self/exe").attempt("opening this program")?;
-    let readonly = mounts::is_readonly(own.as_fd()).map_err(std::io::Error::from_raw_os_error);
-    if readonly.attempt("looking at this program")? {
-        return Ok(());
-    }
-    let path = std::env::current_exe().attempt("finding this program")?;
-    let file = launch::readonly_file(&path.to_string_lossy()).attempt("sealing this program")?;
-    let mut arguments = std::env::args_os();
-    let mut command = std::process::Command::new(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    if let Some(name) = arguments.next() {
-        command.arg0(name);
-    }
-    let error = command.args(arguments).exec();
-    Err(error).attempt("running this program from a read-only mount")
 }
 
 fn start(context: &Context, options: &Exec, inherited: io::Inherited) -> Outcome {

@@ -77,6 +77,7 @@ impl Log {
 }
 
 fn say(message: &str) {
+    let message = shim::launch::plain(message);
     // Nothing can be done if the stream is closed.
     let _ = writeln!(std::io::stderr(), "podwright oci: {message}");
 }

@@ -15,6 +15,7 @@ mod log;
 mod manage;
 mod notify;
 mod ps;
+mod seal;
 mod show;
 mod store;
 mod subgroup;
