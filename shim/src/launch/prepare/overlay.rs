@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 use super::idmap::Idmaps;
 use super::{Prepare, elsewhere, open, text};
 use crate::launch::report::LaunchError;
-use crate::plan::IdMappings;
+use crate::plan::{IdMapping, IdMappings};
 use crate::sys::{self, mounts};
 
 /// Longest option string that mount(2) takes, less its terminator.
@@ -24,6 +24,36 @@ struct Layers {
     work: OwnedFd,
     /// Id-mapped mounts that the directories are seen through, each with where it was copied from.
     mapped: Vec<(OwnedFd, CString)>,
+    _creator: Option<Creator>,
+}
+
+/// While it lives, this process makes files as the container's root. Overlayfs makes some of its
+/// own, as whoever mounts it; the host's root has no id on an id-mapped layer, and with it the
+/// kernel gives up and mounts read-only.
+struct Creator {
+    own: (u32, u32),
+}
+
+impl Creator {
+    fn new(mappings: &IdMappings) -> Prepare<Self> {
+        let attempt =
+            |errno| LaunchError::prepare("acting as the owner of id-mapped layers", errno);
+        let root = |list| IdMapping::host_id(list, 0).ok_or_else(|| attempt(libc::EINVAL));
+        let (uid, gid) = (root(&mappings.uid)?, root(&mappings.gid)?);
+        let all = sys::permitted_capabilities().map_err(attempt)?;
+        let creator = Self {
+            own: sys::set_filesystem_ids(uid, gid),
+        };
+        // With another id, the kernel took the privileges over files, which mounting needs.
+        sys::capset(all, all, 0).map_err(attempt)?;
+        Ok(creator)
+    }
+}
+
+impl Drop for Creator {
+    fn drop(&mut self) {
+        sys::set_filesystem_ids(self.own.0, self.own.1);
+    }
 }
 
 /// Mounts an overlay, `lower` topmost first. `volatile` (kernel 5.10) spares syncing a layer that
@@ -53,6 +83,7 @@ fn plain(lower: &[String], upper: &str, work: &str) -> Prepare<Layers> {
         upper: dir(upper)?,
         work: dir(work)?,
         mapped: Vec::new(),
+        _creator: None,
     })
 }
 
@@ -90,6 +121,7 @@ fn id_mapped(
         upper: through(base, &parent, upper)?,
         work: through(base, &parent, work)?,
         mapped,
+        _creator: Some(Creator::new(mappings)?),
     })
 }
 
