@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -64,13 +65,7 @@ pub fn create(path: &Path) -> Result<(), NetnsError> {
         path: path.to_owned(),
         source,
     };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
-    if is_netns(path) {
-        return Err(failed(io::Error::from_raw_os_error(libc::EEXIST)));
-    }
-    File::create(path).map_err(failed)?;
+    holder(path).map_err(failed)?;
     let made = on_thread(|| {
         unshare(CloneFlags::CLONE_NEWNET)?;
         crate::link::loopback_up()?;
@@ -89,6 +84,48 @@ pub fn create(path: &Path) -> Result<(), NetnsError> {
         let _ = fs::remove_file(path);
         failed(source)
     })
+}
+
+/// Keep a network namespace that was made elsewhere, with its loopback interface up, by a bind mount
+/// on `path`. As [`create`] otherwise.
+pub fn hold(namespace: &File, path: &Path) -> Result<(), NetnsError> {
+    let failed = |source| NetnsError::Create {
+        path: path.to_owned(),
+        source,
+    };
+    holder(path).map_err(failed)?;
+    let held = mount(
+        Some(Path::new(&format!(
+            "/proc/self/fd/{}",
+            namespace.as_raw_fd()
+        ))),
+        path,
+        None::<&str>,
+        MsFlags::MS_BIND,
+        None::<&str>,
+    );
+    let made = held.map_err(io::Error::from).and_then(|()| {
+        on_thread(|| {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            crate::link::loopback_up()
+        })
+    });
+    made.map_err(|source| {
+        // The clean-up's own failure would hide why the namespace could not be held.
+        let _ = remove(path);
+        failed(source)
+    })
+}
+
+/// The file that a namespace is bound on, which is none yet.
+fn holder(path: &Path) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    if is_netns(path) {
+        return Err(io::Error::from_raw_os_error(libc::EEXIST));
+    }
+    File::create(path).map(drop)
 }
 
 /// Drop the file that holds a namespace. The kernel takes the namespace and its links apart once

@@ -14,6 +14,9 @@ pub(crate) struct BindMount {
     pub(crate) destination: String,
     /// In the OCI spec's words: `rbind`, `ro`, `rslave` and so on.
     pub(crate) options: Vec<String>,
+    /// The ids that the files show inside, by those on disk; both or none.
+    pub(crate) uids: Vec<v1::IdMapping>,
+    pub(crate) gids: Vec<v1::IdMapping>,
 }
 
 /// Refuses what this runtime does not do, by field name.
@@ -24,8 +27,6 @@ pub(crate) fn check(mount: &v1::Mount) -> Result<()> {
     let unsupported = [
         (mount.image.is_some(), "image (an image as a volume)"),
         (!mount.image_sub_path.is_empty(), "image_sub_path"),
-        (!mount.uid_mappings.is_empty(), "uidMappings"),
-        (!mount.gid_mappings.is_empty(), "gidMappings"),
         (!mount.mount_options.is_empty(), "mount_options"),
     ];
     let at = &mount.container_path;
@@ -44,6 +45,11 @@ pub(crate) fn check(mount: &v1::Mount) -> Result<()> {
         return Err(Fault::invalid(format!(
             "mount at {at:?}: host_path {:?} is not an absolute path",
             mount.host_path
+        )));
+    }
+    if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
+        return Err(Fault::invalid(format!(
+            "mount at {at:?}: uidMappings and gidMappings need each other"
         )));
     }
     if mount.recursive_read_only {
@@ -77,6 +83,8 @@ pub(crate) fn bind(mount: &v1::Mount, source: PathBuf) -> BindMount {
         source,
         destination: normal(&mount.container_path),
         options: ["rbind", propagation, access].map(str::to_owned).to_vec(),
+        uids: mount.uid_mappings.clone(),
+        gids: mount.gid_mappings.clone(),
     }
 }
 

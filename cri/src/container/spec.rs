@@ -13,6 +13,7 @@ use super::capability::Capabilities;
 use super::mounts::BindMount;
 use super::user::User;
 use crate::fault::{Fault, Result};
+use crate::sandbox::userns;
 use crate::{oci, v1};
 
 /// All that decides a container's spec.
@@ -20,6 +21,8 @@ use crate::{oci, v1};
 pub(crate) struct Input<'a> {
     pub(crate) security: &'a v1::LinuxContainerSecurityContext,
     pub(crate) namespaces: Joined,
+    /// The ids of the pod's user namespace; none with the node's.
+    pub(crate) ids: Option<userns::Ids>,
     pub(crate) args: Vec<String>,
     pub(crate) env: Vec<String>,
     pub(crate) cwd: String,
@@ -44,6 +47,8 @@ pub(crate) struct Joined {
     pub(crate) ipc: Option<PathBuf>,
     /// The pod's UTS namespace.
     pub(crate) uts: PathBuf,
+    /// The sandbox's user namespace.
+    pub(crate) user: PathBuf,
     pub(crate) pid: PidNamespace,
 }
 
@@ -92,6 +97,7 @@ pub(crate) fn joined(
         net: (!host(sandbox.network())).then(|| ns(pause, "net")),
         ipc: (!host(sandbox.ipc())).then(|| ns(pause, "ipc")),
         uts: ns(pause, "uts"),
+        user: userns::path(pause),
         pid,
     })
 }
@@ -184,7 +190,18 @@ fn capabilities(wanted: &Capabilities) -> Result<LinuxCapabilities> {
 
 fn linux(spec: &mut Spec, input: &Input<'_>) {
     let mut linux = spec.linux().clone().unwrap_or_default();
-    linux.set_namespaces(Some(namespaces(&input.namespaces)));
+    let mut spaces = namespaces(&input.namespaces);
+    if let Some(ids) = &input.ids {
+        let (uids, gids) = ids.oci();
+        linux
+            .set_uid_mappings(Some(uids))
+            .set_gid_mappings(Some(gids));
+        let mut user = LinuxNamespace::default();
+        user.set_typ(LinuxNamespaceType::User)
+            .set_path(Some(input.namespaces.user.clone()));
+        spaces.push(user);
+    }
+    linux.set_namespaces(Some(spaces));
     linux.set_cgroups_path(Some(PathBuf::from(input.cgroup)));
     if !input.security.privileged {
         // Exactly what is asked for, even nothing: this is how the kubelet says procMount Unmasked.
@@ -243,6 +260,10 @@ fn oci_mount(mount: &BindMount) -> Mount {
         .set_typ(Some("bind".to_owned()))
         .set_source(Some(mount.source.clone()))
         .set_options(Some(mount.options.clone()));
+    if !mount.uids.is_empty() {
+        oci.set_uid_mappings(Some(userns::oci(&mount.uids)))
+            .set_gid_mappings(Some(userns::oci(&mount.gids)));
+    }
     oci
 }
 
@@ -287,6 +308,7 @@ mod tests {
             security,
             namespaces: joined(&options(Container, Pod), &options(Container, Pod), 7, None)
                 .unwrap(),
+            ids: None,
             args: vec!["sh".into()],
             env: vec!["A=1".into()],
             cwd: "/".into(),
@@ -297,6 +319,8 @@ mod tests {
                 source: "/src".into(),
                 destination: "/dev/mqueue".into(),
                 options: vec!["rbind".into(), "rslave".into(), "ro".into()],
+                uids: Vec::new(),
+                gids: Vec::new(),
             }],
             devices: Vec::new(),
             apparmor: None,

@@ -24,4 +24,5 @@ mod users;
 pub use compile::{CompileContext, CompileError, compile};
 pub use process::compile_process;
 pub use resources::{limits, update_limits};
+pub(crate) use sandbox::PAUSE_USER;
 pub use sandbox::{SandboxInput, sandbox_plan};

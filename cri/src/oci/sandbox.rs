@@ -87,8 +87,8 @@ pub fn sandbox_plan(input: &SandboxInput) -> Result<LaunchPlan, CompileError> {
             cwd: "/".to_owned(),
             // It needs nothing, so it gets nothing. As nobody: no capability comes back on exec.
             user: User {
-                uid: NOBODY,
-                gid: NOBODY,
+                uid: PAUSE_USER,
+                gid: PAUSE_USER,
                 ..User::default()
             },
             no_new_privileges: true,
@@ -100,7 +100,7 @@ pub fn sandbox_plan(input: &SandboxInput) -> Result<LaunchPlan, CompileError> {
 }
 
 /// The pause image's user.
-const NOBODY: u32 = 65535;
+pub(crate) const PAUSE_USER: u32 = 65535;
 
 fn shm(bytes: u64) -> Mount {
     Mount {

@@ -6,6 +6,7 @@ pub(crate) mod dns;
 pub(crate) mod network;
 pub(crate) mod security;
 pub(crate) mod sysctl;
+pub(crate) mod userns;
 
 use std::path::PathBuf;
 

@@ -164,19 +164,6 @@ pub(crate) fn selinux(options: Option<&v1::SeLinuxOption>, kernel_has_it: bool) 
     }
 }
 
-/// Refuses user namespaces other than the node's.
-///
-/// # Errors
-/// When a pod asks for one of its own.
-pub(crate) fn user_namespace(options: &v1::NamespaceOption) -> Result<()> {
-    match &options.userns_options {
-        Some(userns) if userns.mode() != v1::NamespaceMode::Node => Err(Fault::invalid(
-            "namespace_options.userns_options: user namespaces are not supported by podwright yet",
-        )),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -21,7 +21,8 @@ const IPC: [&str; 8] = [
 ];
 
 /// Checks and normalises a pod's sysctls (dots between the parts), with those that every pod with
-/// its own network gets: unprivileged ports and ping, as containerd 2 sets them.
+/// its own network gets: unprivileged ports and ping, as containerd 2 sets them. In a user namespace
+/// the groups of that range do not exist, so ping stays as the kernel has it.
 ///
 /// # Errors
 /// When a name is malformed or belongs to a namespace that the pod shares with the host.
@@ -29,6 +30,7 @@ pub(crate) fn resolve(
     wanted: &HashMap<String, String>,
     host_network: bool,
     host_ipc: bool,
+    userns: bool,
 ) -> Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     if !host_network {
@@ -36,6 +38,8 @@ pub(crate) fn resolve(
             "net.ipv4.ip_unprivileged_port_start".to_owned(),
             "0".to_owned(),
         );
+    }
+    if !host_network && !userns {
         all.insert(
             "net.ipv4.ping_group_range".to_owned(),
             "0 2147483647".to_owned(),
@@ -101,7 +105,7 @@ mod tests {
 
     fn check(name: &str, host_network: bool, host_ipc: bool) -> Result<BTreeMap<String, String>> {
         let wanted = HashMap::from([(name.to_owned(), "1".to_owned())]);
-        resolve(&wanted, host_network, host_ipc)
+        resolve(&wanted, host_network, host_ipc, false)
     }
 
     #[test]
@@ -136,7 +140,8 @@ mod tests {
     #[test]
     fn a_pod_with_its_own_network_may_bind_low_ports() {
         let none = HashMap::new();
-        assert_eq!(resolve(&none, false, false).unwrap().len(), 2);
-        assert!(resolve(&none, true, false).unwrap().is_empty());
+        assert_eq!(resolve(&none, false, false, false).unwrap().len(), 2);
+        assert_eq!(resolve(&none, false, false, true).unwrap().len(), 1);
+        assert!(resolve(&none, true, false, false).unwrap().is_empty());
     }
 }

@@ -16,7 +16,7 @@ use crate::fault::{Fault, Result};
 use crate::image::Image;
 use crate::record::Wire;
 use crate::runtime::{Container, Runtime, now};
-use crate::sandbox::{Phase, SandboxRecord, cgroup, security};
+use crate::sandbox::{Phase, SandboxRecord, cgroup, security, userns};
 use crate::{blocking, ids, sandbox, signal, v1};
 
 /// The spec's file name in the container's directory.
@@ -154,7 +154,11 @@ async fn decide(
         .and_then(|l| l.security_context.clone())
         .unwrap_or_default();
     let options = context.namespace_options.clone().unwrap_or_default();
-    security::user_namespace(&options)?;
+    let ids = userns::Ids::of(&options)?;
+    userns::Ids::check_same(
+        userns::Ids::of(&sandbox.namespaces())?.as_ref(),
+        ids.as_ref(),
+    )?;
     security::selinux(context.selinux_options.as_ref(), super::selinux_enabled())?;
     let apparmor = security::container_apparmor(&context, super::apparmor_enabled())?;
     // Only checked here: the profile is read and compiled when the container starts.
@@ -175,17 +179,24 @@ async fn decide(
         sandbox_dir: runtime.paths.sandbox(&sandbox.id),
         readonly: context.readonly_rootfs,
         host_ipc: sandbox.namespaces().ipc() == v1::NamespaceMode::Node,
+        ids: ids.clone(),
     };
     let (binds, devices) = blocking::run("looking up mounts", move || lookup.run()).await??;
+    // In a user namespace of its own a process can have every capability over what belongs to it.
+    let grantable = match ids {
+        Some(_) => capability::ALL.into(),
+        None => capability::held()?,
+    };
     let spec = spec::build(spec::Input {
         security: &context,
         namespaces: spec::joined(&options, &sandbox.namespaces(), pause, target)?,
+        ids,
         args: command::arguments(&config.command, &config.args, &defaults)?,
         env: command::environment(&config.envs, &defaults, &hostname, config.tty)?,
         cwd: command::working_dir(&config.working_dir, &defaults)?,
         tty: config.tty,
         user: &user,
-        capabilities: capability::resolve(context.capabilities.as_ref(), &capability::held()?)?,
+        capabilities: capability::resolve(context.capabilities.as_ref(), &grantable)?,
         mounts: binds,
         devices,
         apparmor,
@@ -250,6 +261,7 @@ struct Lookup {
     sandbox_dir: PathBuf,
     readonly: bool,
     host_ipc: bool,
+    ids: Option<userns::Ids>,
 }
 
 type Found = (
@@ -295,9 +307,13 @@ impl Lookup {
             if binds.iter().any(|b| b.destination == container_path) {
                 continue;
             }
+            let ids = self.ids.as_ref().map(userns::Ids::mappings);
+            let (uid_mappings, gid_mappings) = ids.unwrap_or_default();
             let wish = v1::Mount {
                 container_path,
                 readonly,
+                uid_mappings,
+                gid_mappings,
                 ..Default::default()
             };
             binds.push(mounts::bind(&wish, path));

@@ -178,7 +178,7 @@ async fn plan(
             id: record.id.clone(),
             bundle: dir.to_string_lossy().into_owned(),
             rootfs,
-            idmapped_rootfs: false,
+            idmapped_rootfs: ids_of(&spec),
             cgroup: manager.join(&cgroup),
             cgroup_v2: manager.is_v2(),
             seccomp: None,
@@ -193,6 +193,12 @@ async fn plan(
         Ok(plan)
     })
     .await?
+}
+
+/// Whether the container has ids of its own.
+fn ids_of(spec: &Spec) -> bool {
+    let linux = spec.linux().as_ref();
+    linux.is_some_and(|linux| linux.uid_mappings().is_some())
 }
 
 /// A launch that was cut short leaves its mark in the overlay's work directory (the mount is

@@ -14,7 +14,7 @@ use crate::fault::{Fault, Result};
 use crate::lifecycle::NETWORK_DEADLINE;
 use crate::record::Wire;
 use crate::runtime::{Runtime, Sandbox, cgroup_path, now};
-use crate::sandbox::{Phase, SandboxRecord, cgroup, dns, network, security, sysctl};
+use crate::sandbox::{Phase, SandboxRecord, cgroup, dns, network, security, sysctl, userns};
 use crate::shim_client::{Shim, SpawnOptions};
 use crate::{blocking, ids, oci, sandbox, v1, watcher};
 
@@ -61,6 +61,7 @@ struct Plan {
     input: oci::SandboxInput,
     limits: Option<crate::cgroup::Limits>,
     attachment: Option<cni::Attachment>,
+    ids: Option<userns::Ids>,
 }
 
 fn decide(
@@ -82,9 +83,13 @@ fn decide(
     let context = sandbox::security_context(&config);
     let namespaces = sandbox::namespaces(&config);
     check_security(&context, &namespaces)?;
+    let ids = userns::Ids::of(&namespaces)?;
+    if let Some(ids) = &ids {
+        ids.check_sandbox(&namespaces)?;
+    }
     let host = |mode: v1::NamespaceMode| mode == v1::NamespaceMode::Node;
     let (host_network, host_ipc) = (host(namespaces.network()), host(namespaces.ipc()));
-    let sysctls = sysctl::resolve(&linux.sysctls, host_network, host_ipc)?;
+    let sysctls = sysctl::resolve(&linux.sysctls, host_network, host_ipc, ids.is_some())?;
     let hostname = hostname(&config, host_network)?;
     let netns = (!host_network).then(|| runtime.paths.netns(id));
     let attachment = netns
@@ -106,6 +111,7 @@ fn decide(
         },
         limits: resources::pod_limits(&linux)?,
         attachment,
+        ids,
         record: SandboxRecord {
             id: id.to_owned(),
             name,
@@ -126,7 +132,6 @@ fn check_security(
     context: &v1::LinuxSandboxSecurityContext,
     namespaces: &v1::NamespaceOption,
 ) -> Result<()> {
-    security::user_namespace(namespaces)?;
     security::selinux(context.selinux_options.as_ref(), super::selinux_enabled())?;
     // Pause runs no code of the pod: the profiles are only checked here, containers carry their own.
     security::sandbox_seccomp(context)?;
@@ -236,14 +241,16 @@ async fn assemble(
     durable: &Durable<SandboxRecord>,
 ) -> Result<Shim> {
     let record = &plan.record;
-    let (netns, shim, member) = tokio::join!(
-        make_netns(record.netns.clone()),
+    let (users, shim, member) = tokio::join!(
+        make_namespaces(record.netns.clone(), plan.ids.clone()),
         spawn_shim(runtime, &record.id),
         make_cgroups(runtime, record, plan.limits.clone()),
     );
     let (shim, member) = (shim?, member?);
-    netns?;
+    // Held until pause is in it.
+    let users = users?;
     let mut input = plan.input.clone();
+    input.users = users.as_ref().map(userns::Made::join).unwrap_or_default();
     input.cgroup = runtime.cgroups.join(&member);
     let sandbox_plan = oci::sandbox_plan(&input).map_err(|e| Fault::invalid(e.to_string()))?;
     let (ips, started) = tokio::join!(
@@ -268,13 +275,19 @@ async fn assemble(
     Ok(shim)
 }
 
-async fn make_netns(path: Option<PathBuf>) -> Result<()> {
-    let Some(path) = path else { return Ok(()) };
-    blocking::run("making a network namespace", move || {
-        cni::netns::create(&path)
+/// The pod's network namespace, in a user namespace of the pod's where it has ids of its own.
+async fn make_namespaces(
+    path: Option<PathBuf>,
+    ids: Option<userns::Ids>,
+) -> Result<Option<userns::Made>> {
+    let Some(path) = path else { return Ok(None) };
+    blocking::run("making the pod's namespaces", move || match ids {
+        Some(ids) => userns::Made::new(ids, &path).map(Some),
+        None => cni::netns::create(&path)
+            .map(|()| None)
+            .map_err(|e| Fault::internal("making the pod's network namespace", e)),
     })
     .await?
-    .map_err(|e| Fault::internal("making the pod's network namespace", e))
 }
 
 async fn spawn_shim(runtime: &Runtime, id: &str) -> Result<Shim> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::fault::{Fault, Result, chain};
 use crate::runtime::Runtime;
+use crate::sandbox::userns;
 use crate::v1;
 
 /// The name that other tools know this runtime by.
@@ -75,7 +76,7 @@ fn handler(name: &str) -> v1::RuntimeHandler {
         name: name.to_owned(),
         features: Some(v1::RuntimeHandlerFeatures {
             recursive_read_only_mounts: true,
-            user_namespaces: false,
+            user_namespaces: userns::supported(),
         }),
     }
 }

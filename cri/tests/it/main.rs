@@ -13,3 +13,4 @@ mod refusals;
 mod restart;
 mod security;
 mod streams;
+mod userns;

@@ -180,41 +180,47 @@ fn attaching_joins_the_container() {
 fn ports_are_forwarded_into_the_pod() {
     test(|node| async move {
         let pod = node.run_pod(node.pod("ports")).await;
-        let id = node
-            .launch(&pod, shell("main", "nc -l -p 8080 -e cat"))
-            .await;
-        node.exec(
-            &id,
-            "while ! grep -q ':1F90' /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done",
-        )
-        .await;
-        let request = v1::PortForwardRequest {
-            pod_sandbox_id: pod.clone(),
-            port: vec![8080, 9],
-        };
-        let url = node
-            .cri()
-            .await
-            .port_forward(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .url;
-        let mut socket = open(&url, "v4.channel.k8s.io").await.unwrap();
-        send(&mut socket, 0, b"echo me").await;
-        let (mut echoed, mut refused) = (Vec::new(), String::new());
-        while echoed != b"echo me" || refused.is_empty() {
-            match next(&mut socket).await.unwrap() {
-                (0, data) if data == 8080_u16.to_le_bytes() => {}
-                (2, data) | (1, data) => assert_eq!(data.len(), 2),
-                (0, data) => echoed.extend(data),
-                (3, data) if data == 9_u16.to_le_bytes() => {}
-                (3, data) => refused = String::from_utf8(data).unwrap(),
-                (other, data) => panic!("channel {other}: {data:?}"),
-            }
-        }
-        assert!(refused.contains("port 9"), "{refused}");
+        let server = node.launch(&pod, shell("main", ECHO_SERVER)).await;
+        forwards_ports(&node, &pod, &server).await;
     });
+}
+
+/// What a container runs that [`forwards_ports`] talks to.
+pub(crate) const ECHO_SERVER: &str = "nc -l -p 8080 -e cat";
+
+/// Talks to the server through port-forward, and finds nobody at another port.
+pub(crate) async fn forwards_ports(node: &Handle, pod: &str, server: &str) {
+    node.exec(
+        server,
+        "while ! grep -q ':1F90' /proc/net/tcp /proc/net/tcp6; do sleep 0.05; done",
+    )
+    .await;
+    let request = v1::PortForwardRequest {
+        pod_sandbox_id: pod.to_owned(),
+        port: vec![8080, 9],
+    };
+    let url = node
+        .cri()
+        .await
+        .port_forward(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .url;
+    let mut socket = open(&url, "v4.channel.k8s.io").await.unwrap();
+    send(&mut socket, 0, b"echo me").await;
+    let (mut echoed, mut refused) = (Vec::new(), String::new());
+    while echoed != b"echo me" || refused.is_empty() {
+        match next(&mut socket).await.unwrap() {
+            (0, data) if data == 8080_u16.to_le_bytes() => {}
+            (2, data) | (1, data) => assert_eq!(data.len(), 2),
+            (0, data) => echoed.extend(data),
+            (3, data) if data == 9_u16.to_le_bytes() => {}
+            (3, data) => refused = String::from_utf8(data).unwrap(),
+            (other, data) => panic!("channel {other}: {data:?}"),
+        }
+    }
+    assert!(refused.contains("port 9"), "{refused}");
 }
 
 #[test]
