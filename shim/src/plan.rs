@@ -21,8 +21,11 @@ pub struct LaunchPlan {
     pub rootfs_idmap: Option<IdMappings>,
     /// Makes the root read-only once all mount points exist.
     pub rootfs_readonly: bool,
-    /// Propagation of the container's root mount; private when none is given.
-    pub rootfs_propagation: Option<Propagation>,
+    /// Propagation of the container's root mount. It is also what binds without a propagation of
+    /// their own start from; none means: what the host mounts arrives in binds, nothing goes back.
+    pub rootfs_propagation: Option<PropagationChange>,
+    /// SELinux label of the root and of new filesystems (`context=` of mount(8)).
+    pub mount_label: Option<String>,
     /// Moves the root over the old one and enters it by chroot, instead of pivot_root(2).
     pub no_pivot: bool,
     /// Mounts in the order in which they are made.
@@ -159,8 +162,10 @@ pub struct Mount {
     pub destination: String,
     pub kind: MountKind,
     pub attrs: MountAttrs,
-    /// Propagation of the new mount; private when none is given.
-    pub propagation: Option<Propagation>,
+    /// Applied after `attrs`, to the whole tree of a bind (`rro`, `rnosuid`).
+    pub recursive_attrs: MountAttrs,
+    /// Changed in this order.
+    pub propagation: Vec<PropagationChange>,
     /// Shows a bind's files with other ids than they have on disk.
     pub idmap: Option<MountIdmap>,
 }
@@ -205,30 +210,59 @@ pub struct MountIdmap {
 pub enum MountKind {
     /// A file or directory of the host.
     Bind { source: String, recursive: bool },
+    /// A file or directory of the container's own root, with the mounts made before this one.
+    OwnBind { source: String, recursive: bool },
     /// A directory in the mount namespace of the pod's sandbox process, for example `/dev/shm`.
     SandboxBind { source: String },
-    /// A new filesystem: proc, sysfs, tmpfs, devpts, mqueue, cgroup2 and so on.
+    /// A new filesystem: proc, sysfs, tmpfs, devpts, mqueue, cgroup2, overlay and so on.
     Filesystem {
         fstype: String,
         source: String,
         /// Filesystem options: `key=value`, or a key alone for a flag.
         options: Vec<String>,
+        /// Copies what is at the destination into the new filesystem (`tmpcopyup`).
+        copy_up: bool,
+        /// A directory to bind when the kernel refuses the filesystem (cgroup2 in a user namespace
+        /// whose cgroup namespace is another's).
+        fallback: Option<String>,
     },
+    /// Only the attributes and propagation of the mount that is at the destination.
+    Remount,
 }
 
-/// Attributes of one mount (mount_setattr(2)).
+/// A change of mount attributes: bits of mount_setattr(2), `sys::mounts::ATTR_*`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountAttrs {
-    pub readonly: bool,
-    pub nosuid: bool,
-    pub nodev: bool,
-    pub noexec: bool,
-    pub nosymfollow: bool,
-    pub noatime: bool,
-    pub strictatime: bool,
-    pub nodiratime: bool,
-    /// Applies `readonly` to the whole tree below as well (rro, recursive read-only).
-    pub recursive_readonly: bool,
+    pub set: u64,
+    pub clear: u64,
+}
+
+impl MountAttrs {
+    /// Only sets.
+    #[must_use]
+    pub const fn setting(bits: u64) -> MountAttrs {
+        MountAttrs {
+            set: bits,
+            clear: 0,
+        }
+    }
+
+    /// Both changes, `later` second.
+    #[must_use]
+    pub const fn then(self, later: MountAttrs) -> MountAttrs {
+        MountAttrs {
+            set: self.set & !later.clear | later.set,
+            clear: (self.clear & !later.set) | later.clear,
+        }
+    }
+}
+
+/// One change of propagation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PropagationChange {
+    pub to: Propagation,
+    /// Of all mounts below as well.
+    pub recursive: bool,
 }
 
 /// Mount propagation (mount_namespaces(7)).

@@ -5,7 +5,7 @@
 
 use oci_spec::runtime::{Linux, Spec};
 use shim::launch::plain;
-use shim::plan::{CgroupJoin, IdMappings, LaunchPlan, Namespace, Propagation, RootFs};
+use shim::plan::{CgroupJoin, IdMappings, LaunchPlan, Namespace, PropagationChange, RootFs};
 
 use super::devices::{devices, symlinks};
 use super::{hooks, mounts, namespaces, process, sysctl, users};
@@ -86,8 +86,11 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
         .as_ref()
         .ok_or_else(|| invalid("process", "it is missing"))?;
     let namespaces = namespaces::namespaces(linux)?;
-    let mounts = mounts::compile(spec, context)?;
+    let mounts::Mounts { mounts, mut links } = mounts::compile(spec, context)?;
     let own_dev = !mounts::is_bound(&mounts, "/dev");
+    if own_dev {
+        links.extend(symlinks());
+    }
     let plan = LaunchPlan {
         cgroup: context.cgroup.clone(),
         rootfs: context.rootfs.clone(),
@@ -98,10 +101,11 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
             .and_then(|root| root.readonly())
             .unwrap_or(false),
         rootfs_propagation: root_propagation(linux)?,
+        mount_label: linux.mount_label().clone().filter(|l| !l.is_empty()),
         no_pivot: false,
         mounts,
         devices: devices(linux, own_dev)?,
-        symlinks: if own_dev { symlinks() } else { Vec::new() },
+        symlinks: links,
         masked_paths: linux.masked_paths().clone().unwrap_or_default(),
         readonly_paths: linux.readonly_paths().clone().unwrap_or_default(),
         hostname: spec.hostname().clone(),
@@ -124,11 +128,6 @@ fn refuse_linux(linux: &Linux, context: &CompileContext) -> Result<(), CompileEr
     refuse(
         "linux.netDevices",
         devices.is_some_and(|map| !map.is_empty()),
-    )?;
-    let label = linux.mount_label().as_deref();
-    refuse(
-        "linux.mountLabel",
-        label.is_some_and(|label| !label.is_empty()),
     )?;
     refuse("linux.intelRdt", linux.intel_rdt().is_some())?;
     refuse("linux.memoryPolicy", linux.memory_policy().is_some())?;
@@ -157,14 +156,13 @@ fn rootfs_idmap(
     }
 }
 
-fn root_propagation(linux: &Linux) -> Result<Option<Propagation>, CompileError> {
+fn root_propagation(linux: &Linux) -> Result<Option<PropagationChange>, CompileError> {
     match linux.rootfs_propagation().as_deref() {
         None | Some("") => Ok(None),
-        Some("private" | "rprivate") => Ok(Some(Propagation::Private)),
-        Some("slave" | "rslave") => Ok(Some(Propagation::Slave)),
-        Some("shared" | "rshared") => Ok(Some(Propagation::Shared)),
-        Some("unbindable" | "runbindable") => Ok(Some(Propagation::Unbindable)),
-        Some(other) => Err(invalid("linux.rootfsPropagation", format!("{other:?}"))),
+        Some(word) => match mounts::propagation(word) {
+            Some(change) => Ok(Some(change)),
+            None => Err(invalid("linux.rootfsPropagation", format!("{word:?}"))),
+        },
     }
 }
 
@@ -211,7 +209,6 @@ mod tests {
                 json!({"domain": "LINUX"}),
                 "linux.personality",
             ),
-            ("/linux/mountLabel", json!("x"), "linux.mountLabel"),
             (
                 "/process/apparmorProfile",
                 json!("docker-default"),

@@ -5,6 +5,7 @@ use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 use shim::plan::{Device, DeviceKind};
 
 use super::compile::{CompileError, invalid};
+use super::mounts;
 
 /// The devices that the OCI specification wants in every container, as (name, major, minor).
 pub(super) const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
@@ -16,9 +17,13 @@ pub(super) const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
     ("tty", 5, 0),
 ];
 
+/// The nodes to make. A container that brings its own /dev gets none, as with runc: they would be
+/// made in somebody else's directory.
 pub(super) fn devices(linux: &Linux, own_dev: bool) -> Result<Vec<Device>, CompileError> {
     let given = linux.devices().iter().flatten();
     let mut devices = given.map(device).collect::<Result<Vec<_>, _>>()?;
+    // Always a link into the container's own devpts.
+    devices.retain(|device| own_dev && device.path != "/dev/ptmx");
     for (name, major, minor) in DEFAULT_DEVICES {
         let path = format!("/dev/{name}");
         if own_dev && !devices.iter().any(|device| device.path == path) {
@@ -37,10 +42,14 @@ pub(super) fn devices(linux: &Linux, own_dev: bool) -> Result<Vec<Device>, Compi
 }
 
 fn device(device: &LinuxDevice) -> Result<Device, CompileError> {
-    let path = device.path().to_string_lossy().into_owned();
-    let field = format!("linux.devices[{path}]");
-    if !path.starts_with('/') {
+    let given = device.path().to_string_lossy();
+    let field = format!("linux.devices[{given}]");
+    if !given.starts_with('/') || given.contains('\0') {
         return Err(invalid(field, "its path is not absolute"));
+    }
+    let path = mounts::clean(&given);
+    if path == "/" || path == "/proc" || path.starts_with("/proc/") {
+        return Err(invalid(field, "no device can be made there"));
     }
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => DeviceKind::Char,

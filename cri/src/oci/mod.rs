@@ -22,6 +22,7 @@ mod sysctl;
 mod users;
 
 pub use compile::{CompileContext, CompileError, compile};
+pub use mounts::KNOWN as KNOWN_MOUNT_OPTIONS;
 pub use process::compile_process;
 pub use resources::{limits, update_limits};
 pub(crate) use sandbox::PAUSE_USER;

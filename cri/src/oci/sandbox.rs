@@ -7,6 +7,7 @@ use shim::plan::{
     CgroupJoin, Executable, LaunchPlan, Mount, MountAttrs, MountKind, Namespace, Namespaces,
     ProcessPlan, RootFs, User, UserNamespace,
 };
+use shim::sys::mounts::{ATTR_NODEV, ATTR_NOEXEC, ATTR_NOSUID};
 
 use super::compile::CompileError;
 use super::sysctl::sysctl_path;
@@ -109,14 +110,12 @@ fn shm(bytes: u64) -> Mount {
             fstype: "tmpfs".to_owned(),
             source: "shm".to_owned(),
             options: vec!["mode=1777".to_owned(), format!("size={bytes}")],
+            copy_up: false,
+            fallback: None,
         },
-        attrs: MountAttrs {
-            nosuid: true,
-            nodev: true,
-            noexec: true,
-            ..MountAttrs::default()
-        },
-        propagation: None,
+        attrs: MountAttrs::setting(ATTR_NOSUID | ATTR_NODEV | ATTR_NOEXEC),
+        recursive_attrs: MountAttrs::default(),
+        propagation: Vec::new(),
         idmap: None,
     }
 }

@@ -28,6 +28,10 @@ pub enum Step {
     Propagation,
     RootFs,
     MountTarget,
+    OrdinaryDirectory,
+    MountOverRoot,
+    MountOverProc,
+    MountInProc,
     Mount,
     Device,
     Symlink,
@@ -71,6 +75,10 @@ const STEPS: &[Step] = &[
     Step::Propagation,
     Step::RootFs,
     Step::MountTarget,
+    Step::OrdinaryDirectory,
+    Step::MountOverRoot,
+    Step::MountOverProc,
+    Step::MountInProc,
     Step::Mount,
     Step::Device,
     Step::Symlink,
@@ -246,9 +254,12 @@ impl Words {
 
     pub(crate) fn of_plan(plan: &LaunchPlan) -> Words {
         let describe = |mount: &crate::plan::Mount| match &mount.kind {
-            MountKind::Bind { source, .. } | MountKind::SandboxBind { source } => {
+            MountKind::Bind { source, .. }
+            | MountKind::OwnBind { source, .. }
+            | MountKind::SandboxBind { source } => {
                 format!("{source:?} to rootfs at {:?}", mount.destination)
             }
+            MountKind::Remount => format!("again what is at {:?}", mount.destination),
             MountKind::Filesystem { fstype, .. } => {
                 format!("{fstype:?} to rootfs at {:?}", mount.destination)
             }
@@ -337,6 +348,22 @@ impl Words {
             Step::Propagation => "setting mount propagation".into(),
             Step::RootFs => "mounting the root filesystem".into(),
             Step::MountTarget => format!("creating the mount point: {}", named(&self.mounts)),
+            Step::OrdinaryDirectory => format!(
+                "error mounting {}: filesystem must be mounted on ordinary directory",
+                named(&self.mounts)
+            ),
+            Step::MountOverRoot => format!(
+                "error mounting {}: the mount point is on the top of rootfs",
+                named(&self.mounts)
+            ),
+            Step::MountOverProc => format!(
+                "error mounting {}: it cannot be mounted on /proc because it is not of type proc",
+                named(&self.mounts)
+            ),
+            Step::MountInProc => format!(
+                "error mounting {}: it cannot be mounted because it is inside /proc",
+                named(&self.mounts)
+            ),
             Step::Mount => format!("error mounting {}", named(&self.mounts)),
             Step::Device => format!("creating device node {}", named(&self.devices)),
             Step::Symlink => "creating symbolic links".into(),

@@ -7,6 +7,7 @@
 )]
 
 pub mod events;
+pub mod files;
 pub mod mounts;
 pub mod namespaces;
 pub mod socket;

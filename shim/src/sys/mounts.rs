@@ -234,6 +234,26 @@ pub fn set_all_propagation(flag: u64) -> Sys<()> {
     .map(drop)
 }
 
+/// Where an open file is: (mount, device, inode). statx(2), mount id since kernel 5.8.
+pub fn location(file: BorrowedFd<'_>) -> Sys<(u64, u64, u64)> {
+    let mut stat = std::mem::MaybeUninit::<libc::statx>::zeroed();
+    let mask = libc::STATX_INO | libc::STATX_MNT_ID;
+    // SAFETY: the path is an empty C string; the kernel fills a buffer of the right size.
+    check(i64::from(unsafe {
+        libc::statx(
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            mask,
+            stat.as_mut_ptr(),
+        )
+    }))?;
+    // SAFETY: it was zeroed, and any bits are a valid statx: it consists of integers.
+    let stat = unsafe { stat.assume_init() };
+    let device = libc::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    Ok((stat.stx_mnt_id, device, stat.stx_ino))
+}
+
 /// pivot_root(2) onto the current directory, stacking the old root on it (see its man page).
 pub fn pivot_here() -> Sys<()> {
     // SAFETY: both paths are C strings.
@@ -293,6 +313,28 @@ pub fn symlinkat(target: &CStr, dir: BorrowedFd<'_>, name: &CStr) -> Sys<()> {
         libc::symlinkat(target.as_ptr(), dir.as_raw_fd(), name.as_ptr())
     }))
     .map(drop)
+}
+
+pub fn unlinkat(dir: BorrowedFd<'_>, name: &CStr) -> Sys<()> {
+    // SAFETY: `name` is a C string.
+    check(i64::from(unsafe {
+        libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0)
+    }))
+    .map(drop)
+}
+
+/// Reads a symbolic link into `buffer`; an empty name means that `dir` is the link, opened O_PATH.
+pub fn readlinkat(dir: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> Sys<usize> {
+    // SAFETY: `name` is a C string; pointer and length come from one exclusively borrowed slice.
+    let read = unsafe {
+        libc::readlinkat(
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+        )
+    };
+    check(read as i64).map(|length| length as usize)
 }
 
 /// Owner of `name` in `dir`, never through a symbolic link.

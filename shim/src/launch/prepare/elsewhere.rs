@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A visit to another mount namespace, and back.
 
-use std::os::fd::AsFd;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Prepare, open};
 use crate::launch::report::LaunchError;
@@ -25,4 +26,22 @@ pub(super) fn visit<T>(
         .and_then(|()| mounts::fchdir(here.as_fd()))
         .map_err(|errno| LaunchError::prepare("returning to the own mount namespace", errno))?;
     Ok(done)
+}
+
+/// A detached mount by mount(2), for what fsconfig(2) cannot say: (source, type, options), mounted
+/// over `target` in a passing mount namespace, after `before` was done there.
+pub(super) fn mount(
+    (source, fstype, options): (&CStr, &CStr, &CStr),
+    target: &CStr,
+    before: impl FnOnce() -> Sys<()>,
+) -> Prepare<Sys<OwnedFd>> {
+    let enter = || {
+        sys::unshare(libc::CLONE_NEWNS)?;
+        mounts::set_all_propagation(libc::MS_PRIVATE)
+    };
+    visit(enter, || {
+        before()?;
+        mounts::mount(source, target, fstype, options)?;
+        mounts::open_tree(mounts::cwd(), target, false)
+    })
 }

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Id-mapped mounts: mount_setattr(2) takes the maps from a user namespace, so one is made.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::{Prepare, new_user_namespace};
 use crate::launch::report::LaunchError;
 use crate::plan::IdMappings;
-use crate::sys::mounts;
+use crate::sys::{self, mounts};
 
 /// User namespaces that only carry maps, one for each pair of maps that a plan has.
 #[derive(Default)]
@@ -23,22 +23,34 @@ impl Idmaps {
         mappings: &IdMappings,
         recursive: bool,
     ) -> Prepare<()> {
-        let known = self.made.iter().position(|(made, _)| made == mappings);
-        let index = match known {
-            Some(index) => index,
-            None => {
-                self.made
-                    .push((mappings.clone(), new_user_namespace(mappings)?));
-                self.made.len() - 1
-            }
-        };
-        let (_, userns) = &self.made[index];
-        mounts::set_idmap(tree.as_fd(), userns.as_fd(), recursive).map_err(|errno| {
+        let userns = self.get(mappings)?;
+        mounts::set_idmap(tree.as_fd(), userns, recursive).map_err(|errno| {
             let hint = match errno {
                 libc::EINVAL => " (this kernel cannot id-map this type of filesystem)",
                 _ => "",
             };
             LaunchError::prepare(format!("id-mapping {path:?}{hint}"), errno)
         })
+    }
+
+    /// A user namespace with these maps, for use by the child.
+    pub(super) fn copy(&mut self, mappings: &IdMappings) -> Prepare<OwnedFd> {
+        let userns = self.get(mappings)?;
+        sys::dup_above_stdio(userns)
+            .map_err(|errno| LaunchError::prepare("copying a user namespace's descriptor", errno))
+    }
+
+    fn get(&mut self, mappings: &IdMappings) -> Prepare<BorrowedFd<'_>> {
+        let known = self.made.iter().position(|(made, _)| made == mappings);
+        let index = match known {
+            Some(index) => index,
+            None => {
+                let made = new_user_namespace(mappings)?;
+                self.made.push((mappings.clone(), made));
+                self.made.len() - 1
+            }
+        };
+        let (_, userns) = &self.made[index];
+        Ok(userns.as_fd())
     }
 }

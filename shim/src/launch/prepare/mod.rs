@@ -19,11 +19,11 @@ use super::report::LaunchError;
 use crate::plan::{CgroupJoin, Hooks, IdMapping, LaunchPlan, ProcessPlan};
 use crate::sys;
 
-pub(super) use mounts::{MountSource, PreparedMount};
+pub(super) use mounts::{MountSource, NewFilesystem, OwnBind, PreparedMount};
 pub(super) use namespaces::Spaces;
 pub(super) use process::Process;
 pub use process::readonly_file;
-pub(super) use rootfs::{PreparedDevice, Root, Target};
+pub(super) use rootfs::{PreparedDevice, Root};
 pub use users::{new_network_namespace, new_user_namespace};
 
 /// Everything that the child needs, in the kernel's own terms.

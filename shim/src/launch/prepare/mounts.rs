@@ -1,85 +1,131 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Mounts: detached copies of what is bound, and the options of new filesystems.
 
+use std::cell::OnceCell;
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::idmap::Idmaps;
-use super::rootfs::{Target, target};
+use super::rootfs::target;
 use super::{Prepare, elsewhere, text};
 use crate::launch::report::LaunchError;
-use crate::plan::{Mount, MountAttrs, MountKind, Propagation};
-use crate::sys::{self, mounts};
+use crate::plan::{LaunchPlan, Mount, MountAttrs, MountKind, Propagation, PropagationChange};
+use crate::sys::{self, Sys, mounts};
+
+/// fsconfig(2) takes no longer values.
+const OPTION_MAX: usize = 255;
 
 pub(in crate::launch) struct PreparedMount {
-    pub target: Target,
+    pub target: CString,
     pub source: MountSource,
-    /// Made read-only after all mounts, so that mount points can be made in it.
+    /// Made read-only after all mounts, so that mount points and files can be made in it.
     pub late_readonly: bool,
     /// proc and sysfs must be mounted on a real directory: what later steps read there has to be
     /// the kernel's.
-    pub no_symlinks: bool,
+    pub ordinary_directory: bool,
+    /// The mount, put here by the child when it is needed later.
+    pub made: OnceCell<OwnedFd>,
 }
 
 pub(in crate::launch) enum MountSource {
     Detached(OwnedFd),
-    New {
-        fstype: CString,
-        options: Vec<(CString, Option<CString>)>,
-        attributes: u64,
-        propagation: u64,
-    },
+    Own(OwnBind),
+    New(NewFilesystem),
+    Remount(Changes),
 }
 
-pub(super) fn prepare_mount(
-    mount: &Mount,
-    sandbox: Option<BorrowedFd<'_>>,
-    idmaps: &mut Idmaps,
-) -> Prepare<PreparedMount> {
-    let propagation = mount.propagation.unwrap_or(Propagation::Private);
-    let bound = |tree: OwnedFd| -> Prepare<PreparedMount> {
-        let stat = mounts::fstat(tree.as_fd())
-            .map_err(|errno| LaunchError::prepare("looking at a bind source", errno))?;
+/// A bind whose source is in the container's root, with what was mounted there before.
+pub(in crate::launch) struct OwnBind {
+    pub source: CString,
+    pub recursive: bool,
+    pub changes: Changes,
+    /// A user namespace with the maps, and whether they go for mounts below.
+    pub idmap: Option<(OwnedFd, bool)>,
+}
+
+pub(in crate::launch) struct NewFilesystem {
+    pub fstype: CString,
+    pub source: CString,
+    pub options: Vec<(CString, Option<CString>)>,
+    pub changes: Changes,
+    pub is_proc: bool,
+    /// A tmpfs gets the mode of the directory that it covers, if no option says otherwise.
+    pub inherit_mode: bool,
+    pub copy_up: bool,
+    pub fallback: Option<OwnedFd>,
+}
+
+/// What is changed about a mount, in the order of the fields.
+#[derive(Default)]
+pub(in crate::launch) struct Changes {
+    /// (MS_ flag, recursive).
+    pub propagation: Vec<(u64, bool)>,
+    pub attrs: MountAttrs,
+    pub recursive: MountAttrs,
+}
+
+impl Changes {
+    /// Does not allocate.
+    pub(in crate::launch) fn apply(&self, tree: BorrowedFd<'_>) -> Sys<()> {
+        for (flag, recursive) in &self.propagation {
+            mounts::set_attributes(tree, 0, 0, *flag, *recursive)?;
+        }
+        for (attrs, recursive) in [(self.attrs, false), (self.recursive, true)] {
+            if attrs != MountAttrs::default() {
+                mounts::set_attributes(tree, attrs.set, attrs.clear, 0, recursive)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_to(&self, tree: &OwnedFd, path: &str) -> Prepare<()> {
+        self.apply(tree.as_fd())
+            .map_err(|errno| LaunchError::prepare(format!("setting attributes of {path:?}"), errno))
+    }
+}
+
+/// What all mounts of a plan have in common.
+pub(super) struct Common<'a> {
+    pub plan: &'a LaunchPlan,
+    pub sandbox: Option<BorrowedFd<'a>>,
+    pub idmaps: &'a mut Idmaps,
+}
+
+pub(super) fn prepare_mount(mount: &Mount, common: &mut Common<'_>) -> Prepare<PreparedMount> {
+    let plain = |source: MountSource| -> Prepare<PreparedMount> {
         Ok(PreparedMount {
-            target: target(
-                &mount.destination,
-                stat.st_mode & libc::S_IFMT == libc::S_IFDIR,
-            )?,
-            source: MountSource::Detached(tree),
+            target: target(&mount.destination)?,
+            source,
             late_readonly: false,
-            no_symlinks: false,
+            ordinary_directory: false,
+            made: OnceCell::new(),
         })
     };
     match &mount.kind {
-        MountKind::Bind { source, recursive } => {
-            bind(mount, source, *recursive, propagation, idmaps)
-                .map_err(|error| at_destination(error, mount))
-                .and_then(bound)
-        }
+        MountKind::Bind { source, recursive } => bind(mount, source, *recursive, common)
+            .map_err(|error| at_destination(error, mount))
+            .and_then(|tree| plain(MountSource::Detached(tree))),
+        MountKind::OwnBind { source, recursive } => plain(MountSource::Own(OwnBind {
+            source: target(source)?,
+            recursive: *recursive,
+            changes: bind_changes(mount, common.plan),
+            idmap: match &mount.idmap {
+                Some(idmap) => Some((common.idmaps.copy(&idmap.mappings)?, idmap.recursive)),
+                None => None,
+            },
+        })),
         MountKind::SandboxBind { source } => {
-            bound(sandbox_mount(source, mount.attrs, propagation, sandbox)?)
+            let tree = sandbox_mount(source, common.sandbox)?;
+            let mut changes = changes(mount);
+            changes.propagation.insert(0, (libc::MS_PRIVATE, true));
+            changes.apply_to(&tree, source)?;
+            plain(MountSource::Detached(tree))
         }
-        MountKind::Filesystem {
-            fstype,
-            source,
-            options,
-        } => new_filesystem(mount, (fstype, source), options, propagation),
+        MountKind::Remount => plain(MountSource::Remount(changes(mount))),
+        MountKind::Filesystem { .. } => {
+            new_filesystem(mount, common).map_err(|error| at_destination(error, mount))
+        }
     }
-}
-
-fn bind(
-    mount: &Mount,
-    source: &str,
-    recursive: bool,
-    propagation: Propagation,
-    idmaps: &mut Idmaps,
-) -> Prepare<OwnedFd> {
-    let tree = clone_mount(source, recursive)?;
-    if let Some(idmap) = &mount.idmap {
-        idmaps.apply(&tree, source, &idmap.mappings, idmap.recursive)?;
-    }
-    set_up(&tree, source, recursive, mount.attrs, propagation)?;
-    Ok(tree)
 }
 
 fn at_destination(error: LaunchError, mount: &Mount) -> LaunchError {
@@ -92,47 +138,140 @@ fn at_destination(error: LaunchError, mount: &Mount) -> LaunchError {
     }
 }
 
-fn new_filesystem(
-    mount: &Mount,
-    (fstype, source): (&str, &str),
-    options: &[String],
-    propagation: Propagation,
-) -> Prepare<PreparedMount> {
-    let late_readonly = fstype == "tmpfs" && mount.attrs.readonly;
-    let attrs = MountAttrs {
-        readonly: mount.attrs.readonly && !late_readonly,
-        ..mount.attrs
+fn bind(mount: &Mount, source: &str, recursive: bool, common: &mut Common<'_>) -> Prepare<OwnedFd> {
+    let tree = clone_mount(source, recursive)?;
+    if let Some(idmap) = &mount.idmap {
+        common
+            .idmaps
+            .apply(&tree, source, &idmap.mappings, idmap.recursive)?;
+    }
+    bind_changes(mount, common.plan).apply_to(&tree, source)?;
+    Ok(tree)
+}
+
+fn changes(mount: &Mount) -> Changes {
+    Changes {
+        propagation: mount.propagation.iter().map(propagation_flag).collect(),
+        attrs: mount.attrs,
+        recursive: mount.recursive_attrs,
+    }
+}
+
+/// A bind starts from the propagation that runc gives all the host's mounts first.
+fn bind_changes(mount: &Mount, plan: &LaunchPlan) -> Changes {
+    let mut changes = changes(mount);
+    if let Some(start) = propagation_of_binds(plan.rootfs_propagation) {
+        changes.propagation.insert(0, (start, true));
+    }
+    changes
+}
+
+fn propagation_of_binds(root: Option<PropagationChange>) -> Option<u64> {
+    match root.map(|change| change.to) {
+        None | Some(Propagation::Slave) => Some(libc::MS_SLAVE),
+        Some(Propagation::Private | Propagation::Unbindable) => Some(libc::MS_PRIVATE),
+        Some(Propagation::Shared) => None,
+    }
+}
+
+/// The tree of a root directory, of which nothing that is mounted in it may reach the host.
+pub(super) fn root_changes(plan: &LaunchPlan) -> Changes {
+    let root = plan.rootfs_propagation;
+    let mut propagation: Vec<_> = propagation_of_binds(root)
+        .map(|flag| (flag, true))
+        .into_iter()
+        .collect();
+    if root.map(|change| change.to) != Some(Propagation::Slave) {
+        propagation.push((libc::MS_PRIVATE, false));
+    }
+    Changes {
+        propagation,
+        ..Changes::default()
+    }
+}
+
+fn new_filesystem(mount: &Mount, common: &mut Common<'_>) -> Prepare<PreparedMount> {
+    let MountKind::Filesystem {
+        fstype,
+        source,
+        options,
+        copy_up,
+        fallback,
+    } = &mount.kind
+    else {
+        return Err(LaunchError::prepare("mounting a filesystem", libc::EINVAL));
     };
-    let source = format!("source={source}");
-    let options = [source]
+    let place = target(&mount.destination)?;
+    let mut changes = changes(mount);
+    let writable_first = fstype == "tmpfs" || place.as_bytes() == b"/dev";
+    let late_readonly = writable_first && changes.attrs.set & mounts::ATTR_RDONLY != 0;
+    if late_readonly {
+        changes.attrs.set &= !mounts::ATTR_RDONLY;
+    }
+    let labelled = !matches!(fstype.as_str(), "proc" | "sysfs" | "mqueue" | "cgroup2");
+    let label = common.plan.mount_label.as_ref().filter(|_| labelled);
+    let label = label.map(|label| format!("context={label}"));
+    let options: Vec<&String> = options.iter().chain(&label).collect();
+    let source = match options.iter().any(|option| option.len() > OPTION_MAX) {
+        true => {
+            let tree = mount_with_long_options(fstype, source, &options)?;
+            changes.apply_to(&tree, fstype)?;
+            MountSource::Detached(tree)
+        }
+        false => MountSource::New(NewFilesystem {
+            fstype: text(fstype)?,
+            source: text(source)?,
+            inherit_mode: fstype == "tmpfs" && !options.iter().any(|o| o.starts_with("mode=")),
+            options: split(&options)?,
+            changes,
+            is_proc: fstype == "proc",
+            copy_up: *copy_up,
+            fallback: match fallback {
+                Some(path) => Some(fallback_tree(path, mount)?),
+                None => None,
+            },
+        }),
+    };
+    Ok(PreparedMount {
+        target: place,
+        source,
+        late_readonly,
+        ordinary_directory: matches!(fstype.as_str(), "proc" | "sysfs"),
+        made: OnceCell::new(),
+    })
+}
+
+fn fallback_tree(path: &str, mount: &Mount) -> Prepare<OwnedFd> {
+    let tree = clone_mount(path, true)?;
+    let mut changes = changes(mount);
+    changes.propagation.insert(0, (libc::MS_PRIVATE, true));
+    changes.apply_to(&tree, path)?;
+    Ok(tree)
+}
+
+/// `key=value`, or a flag.
+fn split(options: &[&String]) -> Prepare<Vec<(CString, Option<CString>)>> {
+    options
         .iter()
-        .chain(options)
         .map(|option| match option.split_once('=') {
             Some((key, value)) => Ok((text(key)?, Some(text(value)?))),
             None => Ok((text(option)?, None)),
         })
-        .collect::<Prepare<_>>()?;
-    Ok(PreparedMount {
-        target: target(&mount.destination, true)?,
-        source: MountSource::New {
-            fstype: text(fstype)?,
-            options,
-            attributes: attributes(attrs),
-            propagation: propagation_flag(propagation),
-        },
-        late_readonly,
-        no_symlinks: matches!(fstype, "proc" | "sysfs"),
-    })
+        .collect()
+}
+
+/// For example an overlay with many layers. Mounted beforehand, over a directory that always exists.
+fn mount_with_long_options(fstype: &str, source: &str, options: &[&String]) -> Prepare<OwnedFd> {
+    let all: Vec<&str> = options.iter().map(|option| option.as_str()).collect();
+    let (source, options) = (text(source)?, text(&all.join(","))?);
+    let what = (source.as_c_str(), &*text(fstype)?, options.as_c_str());
+    elsewhere::mount(what, c"/proc", || Ok(()))?
+        .map_err(|errno| LaunchError::prepare(format!("mounting {fstype:?}"), errno))
 }
 
 /// A mount of the sandbox process's namespace. Only a member of a namespace may copy its mounts, so
 /// this process goes there and comes back.
-fn sandbox_mount(
-    source: &str,
-    attrs: MountAttrs,
-    propagation: Propagation,
-    sandbox: Option<BorrowedFd<'_>>,
-) -> Prepare<OwnedFd> {
+fn sandbox_mount(source: &str, sandbox: Option<BorrowedFd<'_>>) -> Prepare<OwnedFd> {
     let attempt = |errno| LaunchError::prepare(format!("binding the sandbox's {source:?}"), errno);
     let sandbox = sandbox.ok_or_else(|| attempt(libc::ESRCH))?;
     let path = text(source)?;
@@ -140,9 +279,7 @@ fn sandbox_mount(
         || sys::setns(sandbox, libc::CLONE_NEWNS),
         || mounts::open_tree(mounts::cwd(), &path, true),
     )?;
-    let tree = tree.map_err(attempt)?;
-    set_up(&tree, source, true, attrs, propagation)?;
-    Ok(tree)
+    tree.map_err(attempt)
 }
 
 /// A detached copy of a host mount.
@@ -151,60 +288,12 @@ pub(super) fn clone_mount(path: &str, recursive: bool) -> Prepare<OwnedFd> {
         .map_err(|errno| LaunchError::prepare(format!("binding {path:?}"), errno))
 }
 
-/// Sets attributes and propagation of a detached copy.
-pub(super) fn set_up(
-    tree: &OwnedFd,
-    path: &str,
-    recursive: bool,
-    attrs: MountAttrs,
-    propagation: Propagation,
-) -> Prepare<()> {
-    let attempt = |errno| LaunchError::prepare(format!("setting attributes of {path:?}"), errno);
-    let flag = propagation_flag(propagation);
-    let change = |set, clear, flag, recursive| {
-        mounts::set_attributes(tree.as_fd(), set, clear, flag, recursive).map_err(attempt)
-    };
-    change(0, 0, flag, recursive)?;
-    let set = attributes(attrs);
-    if set != 0 {
-        change(set, atime_mask(attrs), 0, false)?;
-    }
-    if attrs.recursive_readonly {
-        change(mounts::ATTR_RDONLY, 0, 0, true)?;
-    }
-    Ok(())
-}
-
-fn attributes(attrs: MountAttrs) -> u64 {
-    [
-        (attrs.readonly, mounts::ATTR_RDONLY),
-        (attrs.nosuid, mounts::ATTR_NOSUID),
-        (attrs.nodev, mounts::ATTR_NODEV),
-        (attrs.noexec, mounts::ATTR_NOEXEC),
-        (attrs.nosymfollow, mounts::ATTR_NOSYMFOLLOW),
-        (attrs.noatime, mounts::ATTR_NOATIME),
-        (attrs.strictatime, mounts::ATTR_STRICTATIME),
-        (attrs.nodiratime, mounts::ATTR_NODIRATIME),
-    ]
-    .into_iter()
-    .filter(|(wanted, _)| *wanted)
-    .fold(0, |all, (_, bit)| all | bit)
-}
-
-/// mount_setattr(2) wants the whole access-time field cleared before one of its values is set.
-fn atime_mask(attrs: MountAttrs) -> u64 {
-    if attrs.noatime || attrs.strictatime {
-        mounts::ATTR_ATIME
-    } else {
-        0
-    }
-}
-
-pub(super) fn propagation_flag(propagation: Propagation) -> u64 {
-    match propagation {
+pub(super) fn propagation_flag(change: &PropagationChange) -> (u64, bool) {
+    let flag = match change.to {
         Propagation::Private => libc::MS_PRIVATE,
         Propagation::Slave => libc::MS_SLAVE,
         Propagation::Shared => libc::MS_SHARED,
         Propagation::Unbindable => libc::MS_UNBINDABLE,
-    }
+    };
+    (flag, change.recursive)
 }

@@ -60,18 +60,19 @@ impl Drop for Creator {
 /// no one reads after a crash.
 pub(super) fn overlay(
     lower: &[String],
-    upper: &str,
-    work: &str,
+    (upper, work): (&str, &str),
+    label: Option<&str>,
     idmap: Option<&IdMappings>,
     idmaps: &mut Idmaps,
 ) -> Prepare<OwnedFd> {
+    let label = label.map(text).transpose()?;
     let layers = match idmap {
         None => plain(lower, upper, work)?,
         Some(mappings) => id_mapped(lower, upper, work, mappings, idmaps)?,
     };
-    match by_options(&layers) {
+    match by_options(&layers, label.as_deref()) {
         // The kernel is older than 6.7 (`lowerdir+`) or 6.15 (layers on detached mounts).
-        Err(libc::EINVAL) => by_mount(&layers, upper),
+        Err(libc::EINVAL) => by_mount(&layers, upper, label.as_deref()),
         mounted => mounted.map_err(|errno| LaunchError::prepare("mounting an overlay", errno)),
     }
 }
@@ -154,7 +155,7 @@ fn name(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-fn by_options(layers: &Layers) -> sys::Sys<OwnedFd> {
+fn by_options(layers: &Layers, label: Option<&CStr>) -> sys::Sys<OwnedFd> {
     let context = mounts::fsopen(c"overlay")?;
     let set = |key: &CStr, layer: &OwnedFd| {
         let name = CString::new(name(layer)).map_err(|_| libc::EINVAL)?;
@@ -167,34 +168,34 @@ fn by_options(layers: &Layers) -> sys::Sys<OwnedFd> {
     set(c"upperdir", &layers.upper)?;
     set(c"workdir", &layers.work)?;
     mounts::fsconfig(context.as_fd(), c"volatile", None)?;
+    if let Some(label) = label {
+        mounts::fsconfig(context.as_fd(), c"context", Some(label))?;
+    }
     mounts::fsmount(context.as_fd(), 0)
 }
 
 /// As older kernels want it: options as one string, id-mapped layers attached in the mount
 /// namespace of the caller. That is a passing one here.
-fn by_mount(layers: &Layers, target: &str) -> Prepare<OwnedFd> {
+fn by_mount(layers: &Layers, target: &str, label: Option<&CStr>) -> Prepare<OwnedFd> {
     let attempt = |errno| LaunchError::prepare("mounting an overlay", errno);
     let names: Vec<String> = layers.lower.iter().map(name).collect();
     let (lower, upper, work) = (names.join(":"), name(&layers.upper), name(&layers.work));
     let options = format!("lowerdir={lower},upperdir={upper},workdir={work},volatile");
+    let label = label.map(|label| format!(",context=\"{}\"", label.to_string_lossy()));
+    let options = options + &label.unwrap_or_default();
     if options.len() > MOUNT_OPTIONS_MAX {
         let what = format!("mounting an overlay of {} layers", names.len());
         return Err(LaunchError::prepare(what, libc::E2BIG));
     }
     let (options, target) = (text(&options)?, text(target)?);
-    let enter = || {
-        sys::unshare(libc::CLONE_NEWNS)?;
-        mounts::set_all_propagation(libc::MS_PRIVATE)
-    };
-    let mount = || {
+    let attach_layers = || {
         for (tree, place) in &layers.mapped {
             let place = mounts::openat(mounts::cwd(), place, libc::O_PATH, 0)?;
             mounts::attach(tree.as_fd(), place.as_fd())?;
         }
-        mounts::mount(c"overlay", &target, c"overlay", &options)?;
-        mounts::open_tree(mounts::cwd(), &target, false)
+        Ok(())
     };
-    elsewhere::visit(enter, mount)?.map_err(attempt)
+    elsewhere::mount((c"overlay", c"overlay", &options), &target, attach_layers)?.map_err(attempt)
 }
 
 #[cfg(test)]
@@ -237,7 +238,7 @@ mod tests {
             &mappings,
             &mut idmaps,
         )
-        .and_then(|layers| by_mount(&layers, &path("upper")));
+        .and_then(|layers| by_mount(&layers, &path("upper"), None));
         let owner = tree.as_ref().map(|tree| {
             let file = mounts::openat(tree.as_fd(), c"file", libc::O_PATH, 0).expect("is there");
             mounts::fstat(file.as_fd()).expect("stats").st_uid

@@ -3,13 +3,16 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use super::idmap::Idmaps;
-use super::mounts::{PreparedMount, clone_mount, prepare_mount, propagation_flag, set_up};
+use super::mounts::{
+    Common, PreparedMount, clone_mount, prepare_mount, propagation_flag, root_changes,
+};
 use super::overlay::overlay;
 use super::{Prepare, Spaces, text, texts};
 use crate::launch::report::LaunchError;
-use crate::plan::{Hooks, IdMapping, LaunchPlan, MountAttrs, Propagation, RootFs};
+use crate::plan::{Hooks, IdMapping, LaunchPlan, RootFs};
 use crate::sys::mounts;
 
 pub(in crate::launch) struct Root {
@@ -18,35 +21,29 @@ pub(in crate::launch) struct Root {
     /// Where it is attached in the container's mount namespace before it becomes the root.
     pub attach_at: CString,
     pub readonly: bool,
-    pub propagation: u64,
+    /// (MS_ flag, recursive), once everything is mounted.
+    pub propagation: Option<(u64, bool)>,
     pub no_pivot: bool,
     pub mounts: Vec<PreparedMount>,
     pub devices: Vec<PreparedDevice>,
-    pub symlinks: Vec<(Target, CString)>,
+    pub symlinks: Vec<(CString, CString)>,
     pub masked: Vec<CString>,
     pub readonly_paths: Vec<CString>,
-    pub cwd: Target,
-    pub console: Option<Target>,
-}
-
-/// A path in the container: whole, and step by step for making what is missing.
-pub(in crate::launch) struct Target {
-    pub full: CString,
-    /// (path so far, last part of it).
-    pub parts: Vec<(CString, CString)>,
-    pub directory: bool,
+    pub cwd: CString,
+    /// Whether /dev/console becomes the process's terminal.
+    pub console: bool,
 }
 
 pub(in crate::launch) struct PreparedDevice {
-    /// The host's node, to be bound: the kernel lets no user namespace make devices.
-    pub node: Option<OwnedFd>,
-    pub target: Target,
-    pub parent: Target,
+    pub parent: CString,
     pub name: CString,
     pub mode: u32,
     pub number: u64,
     pub uid: u32,
     pub gid: u32,
+    /// The host's node, to be bound: the kernel lets no user namespace make devices.
+    pub node: Option<OwnedFd>,
+    pub path: CString,
 }
 
 pub(super) fn root(
@@ -55,34 +52,42 @@ pub(super) fn root(
     sandbox: Option<BorrowedFd<'_>>,
 ) -> Prepare<Root> {
     let mut idmaps = Idmaps::default();
+    check_label(plan)?;
+    let mut common = Common {
+        plan,
+        sandbox,
+        idmaps: &mut idmaps,
+    };
     let mounts = plan
         .mounts
         .iter()
-        .map(|mount| prepare_mount(mount, sandbox, &mut idmaps))
+        .map(|mount| prepare_mount(mount, &mut common))
         .collect::<Prepare<_>>()?;
     let devices = plan
         .devices
         .iter()
         .map(|wanted| device(wanted, spaces.user.is_some()))
         .collect::<Prepare<_>>()?;
-    let link = |(path, to): &(String, String)| Ok((target(path, false)?, text(to)?));
+    let link = |(path, to): &(String, String)| Ok((target(path)?, text(to)?));
+    // Where the kernel has none, the link would lead nowhere.
+    let kcore = Path::new("/proc/kcore").exists();
+    let links = plan
+        .symlinks
+        .iter()
+        .filter(|(_, to)| kcore || to != "/proc/kcore");
     Ok(Root {
         tree: root_tree(plan, spaces, &mut idmaps)?,
         attach_at: attach_at(plan)?,
         readonly: plan.rootfs_readonly || plan.rootfs == RootFs::Empty,
-        propagation: plan.rootfs_propagation.map_or(0, propagation_flag),
+        propagation: plan.rootfs_propagation.as_ref().map(propagation_flag),
         no_pivot: plan.no_pivot,
         mounts,
         devices,
-        symlinks: plan.symlinks.iter().map(link).collect::<Prepare<_>>()?,
+        symlinks: links.map(link).collect::<Prepare<_>>()?,
         masked: texts(&plan.masked_paths)?,
         readonly_paths: texts(&plan.readonly_paths)?,
-        cwd: target(&plan.process.cwd, true)?,
-        console: plan
-            .process
-            .terminal
-            .then(|| target("/dev/console", false))
-            .transpose()?,
+        cwd: target(&plan.process.cwd)?,
+        console: plan.process.terminal,
     })
 }
 
@@ -96,6 +101,18 @@ fn attach_at(plan: &LaunchPlan) -> Prepare<CString> {
     text(path)
 }
 
+/// A label means something to SELinux only; without it the kernel would refuse every mount with an
+/// error that names nothing.
+fn check_label(plan: &LaunchPlan) -> Prepare<()> {
+    match plan.mount_label.is_some() && !Path::new("/sys/fs/selinux/enforce").exists() {
+        true => Err(LaunchError::prepare(
+            "linux.mountLabel: SELinux is not enabled on this machine",
+            libc::EOPNOTSUPP,
+        )),
+        false => Ok(()),
+    }
+}
+
 fn root_tree(plan: &LaunchPlan, spaces: &Spaces, idmaps: &mut Idmaps) -> Prepare<OwnedFd> {
     let idmap = plan.rootfs_idmap.as_ref();
     match &plan.rootfs {
@@ -105,16 +122,15 @@ fn root_tree(plan: &LaunchPlan, spaces: &Spaces, idmaps: &mut Idmaps) -> Prepare
             if let Some(mappings) = idmap {
                 idmaps.apply(&tree, path, mappings, false)?;
             }
-            set_up(
-                &tree,
-                path,
-                true,
-                MountAttrs::default(),
-                Propagation::Private,
-            )?;
+            root_changes(plan).apply(tree.as_fd()).map_err(|errno| {
+                LaunchError::prepare(format!("setting propagation of {path:?}"), errno)
+            })?;
             Ok(tree)
         }
-        RootFs::Overlay { lower, upper, work } => overlay(lower, upper, work, idmap, idmaps),
+        RootFs::Overlay { lower, upper, work } => {
+            let label = plan.mount_label.as_deref();
+            overlay(lower, (upper, work), label, idmap, idmaps)
+        }
     }
 }
 
@@ -136,8 +152,9 @@ fn new_tmpfs(spaces: &Spaces) -> Prepare<OwnedFd> {
     mounts::fsmount(context.as_fd(), attributes).map_err(attempt)
 }
 
-/// Splits a path of the container. `.` and empty parts vanish, `..` goes up but never above `/`.
-pub(in crate::launch) fn target(path: &str, directory: bool) -> Prepare<Target> {
+/// A path of the container from its root on. `.` and empty parts vanish, `..` goes up but never
+/// above `/`.
+pub(super) fn target(path: &str) -> Prepare<CString> {
     let mut names: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {
@@ -146,19 +163,7 @@ pub(in crate::launch) fn target(path: &str, directory: bool) -> Prepare<Target> 
             name => names.push(name),
         }
     }
-    let mut so_far = String::new();
-    let mut parts = Vec::with_capacity(names.len());
-    for name in names {
-        so_far.push('/');
-        so_far.push_str(name);
-        parts.push((text(&so_far)?, text(name)?));
-    }
-    let full = if so_far.is_empty() { "/" } else { &so_far };
-    Ok(Target {
-        full: text(full)?,
-        parts,
-        directory,
-    })
+    text(&format!("/{}", names.join("/")))
 }
 
 fn device(device: &crate::plan::Device, bound: bool) -> Prepare<PreparedDevice> {
@@ -172,13 +177,13 @@ fn device(device: &crate::plan::Device, bound: bool) -> Prepare<PreparedDevice> 
     let bound = bound && device.kind != DeviceKind::Fifo;
     Ok(PreparedDevice {
         node: bound.then(|| host_node(device, kind)).transpose()?,
-        target: target(&device.path, false)?,
-        parent: target(parent, true)?,
+        parent: target(parent)?,
         name: text(name)?,
         mode: kind | (device.mode & 0o7777),
         number: libc::makedev(device.major, device.minor),
         uid: device.uid,
         gid: device.gid,
+        path: target(&device.path)?,
     })
 }
 
@@ -204,22 +209,15 @@ fn host_node(device: &crate::plan::Device, kind: u32) -> Prepare<OwnedFd> {
 mod tests {
     use super::*;
 
-    fn parts(path: &str) -> Vec<String> {
-        let target = target(path, true).expect("no null byte");
-        let mut all = vec![target.full.into_string().expect("utf-8")];
-        all.extend(
-            target
-                .parts
-                .into_iter()
-                .map(|(_, name)| name.into_string().expect("utf-8")),
-        );
-        all
-    }
-
     #[test]
     fn targets_are_cleaned_and_stay_beneath_the_root() {
-        assert_eq!(parts("/a//b/./c"), ["/a/b/c", "a", "b", "c"]);
-        assert_eq!(parts("/../../etc/../x"), ["/x", "x"]);
-        assert_eq!(parts("/"), ["/"]);
+        for (path, cleaned) in [
+            ("/a//b/./c", "/a/b/c"),
+            ("/../../etc/../x", "/x"),
+            ("relative", "/relative"),
+            ("/", "/"),
+        ] {
+            assert_eq!(target(path).expect("no null byte").to_str(), Ok(cleaned));
+        }
     }
 }

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The child's file system: root, mounts, devices, hidden paths, terminal, pivot_root.
+//!
+//! Every path of the container is resolved beneath its root descriptor (openat2, RESOLVE_IN_ROOT,
+//! no magic links), before the root is changed, and then only the descriptor is used. So an image
+//! or a volume with symbolic links in odd places cannot lead a mount or a device elsewhere.
+
+mod copyup;
+mod devices;
+mod hide;
+mod mount;
+mod paths;
+mod pivot;
+mod terminal;
+
+use std::os::fd::AsFd;
+
+use super::child::{Failed, at};
+use super::prepare::{MountSource, Prepared, Root};
+use super::report::Step;
+use crate::sys::{Sys, mounts};
+use paths::Links;
+
+pub(super) use terminal::Terminal;
+
+/// Mounts everything and changes the root (or, in a running container's namespace, only opens the
+/// terminal that is asked for). `hooks` is called once everything is mounted, while the host's
+/// files can still be seen.
+pub(super) fn set_up(
+    prepared: &Prepared,
+    terminal: bool,
+    hooks: impl FnOnce() -> Result<(), Failed>,
+) -> Result<Option<Terminal>, Failed> {
+    let Some(root) = &prepared.root else {
+        return match terminal {
+            true => terminal::in_running_container()
+                .map(Some)
+                .map_err(at(Step::Terminal)),
+            false => Ok(None),
+        };
+    };
+    mounts::set_all_propagation(libc::MS_PRIVATE).map_err(at(Step::Propagation))?;
+    let null = hide::open_null().map_err(at(Step::MaskedPath))?;
+    let top = root.tree.as_fd();
+    pivot::attach_root(top, &root.attach_at).map_err(at(Step::RootFs))?;
+    for (index, mount) in root.mounts.iter().enumerate() {
+        mount::make(top, mount).map_err(|(step, errno)| (step, index, errno))?;
+    }
+    for (index, device) in root.devices.iter().enumerate() {
+        devices::make(top, device).map_err(|errno| (Step::Device, index, errno))?;
+    }
+    for (index, (link, to)) in root.symlinks.iter().enumerate() {
+        devices::link(top, link, to).map_err(|errno| (Step::Symlink, index, errno))?;
+    }
+    let pair = match terminal {
+        true => Some(terminal::console(top, root).map_err(at(Step::Terminal))?),
+        false => None,
+    };
+    if !root.readonly {
+        // As runc does: a working directory that does not exist is made, empty, by root.
+        paths::make(top, &root.cwd, true, Links::Follow).map_err(at(Step::Cwd))?;
+    }
+    hooks()?;
+    hide::hide(top, root, null.as_fd())?;
+    late_readonly(root)?;
+    pivot::pivot(top, root.no_pivot).map_err(at(Step::Pivot))?;
+    finish_root(root).map_err(at(Step::RootFs))?;
+    Ok(pair)
+}
+
+fn late_readonly(root: &Root) -> Result<(), Failed> {
+    for (index, mount) in root.mounts.iter().enumerate() {
+        let made = match &mount.source {
+            MountSource::Detached(tree) => Some(tree),
+            _ => mount.made.get(),
+        };
+        if let (true, Some(made)) = (mount.late_readonly, made) {
+            mounts::set_attributes(made.as_fd(), mounts::ATTR_RDONLY, 0, 0, false)
+                .map_err(|errno| (Step::Mount, index, errno))?;
+        }
+    }
+    Ok(())
+}
+
+fn finish_root(root: &Root) -> Sys<()> {
+    let top = root.tree.as_fd();
+    if root.readonly {
+        mounts::set_attributes(top, mounts::ATTR_RDONLY, 0, 0, false)?;
+    }
+    match root.propagation {
+        // What is private or a slave has been so from the start.
+        None => Ok(()),
+        Some((libc::MS_PRIVATE | libc::MS_SLAVE, _)) => Ok(()),
+        Some((flag, recursive)) => mounts::set_attributes(top, 0, 0, flag, recursive),
+    }
+}
