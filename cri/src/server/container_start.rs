@@ -206,9 +206,9 @@ fn ids_of(spec: &Spec) -> bool {
 fn fresh_work_dir(work: &Path) -> Result<()> {
     if work.join("work").exists() {
         remove_dir(work)?;
-        make_private_dir(work)?;
     }
-    Ok(())
+    // Also when a daemon was killed between removing and making it.
+    make_private_dir(work)
 }
 
 /// All limits of a container: what CRI asks for, and the device rules of the spec.

@@ -8,9 +8,11 @@
 mod crash;
 mod exec;
 mod lifecycle;
+mod memory;
 mod node;
 mod refusals;
 mod restart;
 mod security;
+mod storm;
 mod streams;
 mod userns;

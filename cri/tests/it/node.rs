@@ -28,16 +28,22 @@ pub(crate) const IMAGE: &str = "example.test/busybox:1";
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One daemon's life.
-struct Daemon {
-    runtime: tokio::runtime::Runtime,
-    stop: CancellationToken,
-    ended: oneshot::Receiver<Result<(), cri::Error>>,
+enum Daemon {
+    /// In this process, where it can be asked to stop.
+    Within {
+        runtime: tokio::runtime::Runtime,
+        stop: CancellationToken,
+        ended: oneshot::Receiver<Result<(), cri::Error>>,
+    },
+    /// In a process of its own, which can be killed between any two instructions.
+    Apart(std::process::Child),
 }
 
 /// The node.
 pub(crate) struct Node {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) config: Config,
+    apart: bool,
     daemon: Option<Daemon>,
 }
 
@@ -47,15 +53,72 @@ where
     F: FnOnce(Handle) -> Fut + Send + 'static,
     Fut: Future<Output = ()>,
 {
+    run(false, body);
+}
+
+/// As `test`, with the daemon in a process of its own.
+pub(crate) fn test_apart<F, Fut>(body: F)
+where
+    F: FnOnce(Handle) -> Fut + Send + 'static,
+    Fut: Future<Output = ()>,
+{
+    run(true, body);
+}
+
+/// Tells the test executable to be the daemon of the node in this directory.
+const APART: &str = "PODWRIGHT_TEST_DAEMON";
+/// The test that then is the daemon.
+const APART_TEST: &str = "node::the_daemon_of_another_test";
+
+#[test]
+fn the_daemon_of_another_test() {
+    let Some(root) = std::env::var_os(APART) else {
+        return;
+    };
+    let (ready, _is_ready) = oneshot::channel();
+    let runtime = runtime();
+    runtime
+        .block_on(cri::run(
+            config_in(Path::new(&root)),
+            ready,
+            CancellationToken::new(),
+        ))
+        .unwrap();
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// Where everything of a node is, given its directory.
+fn config_in(root: &Path) -> Config {
+    let name = root.file_name().unwrap().to_str().unwrap();
+    let suffix: String = name.chars().rev().take(6).collect();
+    Config {
+        listen: root.join("cri.sock"),
+        data_dir: root.join("data"),
+        run_dir: root.join("run"),
+        cgroup_parent: format!("/podwright-test-{suffix}"),
+        cni_conf_dir: root.join("net.d"),
+        cni_bin_dir: root.join("bin"),
+        registries_dir: root.join("certs.d"),
+        streaming_address: ([127, 0, 0, 1], 0).into(),
+    }
+}
+
+fn run<F, Fut>(apart: bool, body: F)
+where
+    F: FnOnce(Handle) -> Fut + Send + 'static,
+    Fut: Future<Output = ()>,
+{
     let thread = std::thread::spawn(move || {
         isolate();
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
-        runtime.block_on(async move {
-            let mut node = Node::new().await;
+        runtime().block_on(async move {
+            let mut node = Node::new(apart).await;
             node.start().await;
             let node = Handle {
                 config: node.config.clone(),
@@ -95,28 +158,16 @@ fn isolate() {
 }
 
 impl Node {
-    async fn new() -> Self {
+    async fn new(apart: bool) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("cri-it-")
             .tempdir()
             .unwrap();
-        let name = dir.path().file_name().unwrap().to_str().unwrap().to_owned();
         let root = dir.path();
-        let suffix: String = name.chars().rev().take(6).collect();
-        let conf = root.join("net.d");
-        fs::create_dir_all(&conf).unwrap();
+        let config = config_in(root);
+        fs::create_dir_all(&config.cni_conf_dir).unwrap();
         let list = cni::default_conflist("pwtest0", "10.88.0.0/24", "10.88.0.0/16", "pwtest");
-        fs::write(conf.join("10-test.conflist"), list).unwrap();
-        let config = Config {
-            listen: root.join("cri.sock"),
-            data_dir: root.join("data"),
-            run_dir: root.join("run"),
-            cgroup_parent: format!("/podwright-test-{suffix}"),
-            cni_conf_dir: conf,
-            cni_bin_dir: root.join("bin"),
-            registries_dir: root.join("certs.d"),
-            streaming_address: ([127, 0, 0, 1], 0).into(),
-        };
+        fs::write(config.cni_conf_dir.join("10-test.conflist"), list).unwrap();
         // Spawned from this thread, so it acts in this thread's network namespace.
         let up = std::process::Command::new("/bin/busybox")
             .args(["ip", "link", "set", "lo", "up"])
@@ -129,17 +180,18 @@ impl Node {
         Self {
             dir,
             config,
+            apart,
             daemon: None,
         }
     }
 
     async fn start(&mut self) {
+        if self.apart {
+            self.spawn();
+            return self.serves().await;
+        }
         assert!(self.daemon.is_none());
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = runtime();
         let stop = CancellationToken::new();
         let (ready, is_ready) = oneshot::channel();
         let (end, ended) = oneshot::channel();
@@ -153,30 +205,79 @@ impl Node {
             },
             () = tokio::time::sleep(PATIENCE) => panic!("the daemon is not ready"),
         }
-        self.daemon = Some(Daemon {
+        self.daemon = Some(Daemon::Within {
             runtime,
             stop,
             ended,
         });
     }
 
-    /// Ends the daemon wherever it is, as SIGKILL would: no task of it gets to finish.
+    /// Starts the daemon as a process of its own, and does not wait for it.
+    fn spawn(&mut self) {
+        assert!(self.daemon.is_none());
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("daemon.log"))
+            .unwrap();
+        let child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", APART_TEST, "--nocapture"])
+            .env(APART, self.dir.path())
+            .stdin(std::process::Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.daemon = Some(Daemon::Apart(child));
+    }
+
+    async fn serves(&mut self) {
+        let start = Instant::now();
+        while tokio::net::UnixStream::connect(&self.config.listen)
+            .await
+            .is_err()
+        {
+            if let Some(Daemon::Apart(child)) = &mut self.daemon
+                && let Some(status) = child.try_wait().unwrap()
+            {
+                let log = fs::read_to_string(self.dir.path().join("daemon.log"));
+                panic!("the daemon ended with {status}: {}", log.unwrap());
+            }
+            assert!(start.elapsed() < PATIENCE, "the daemon is not ready");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Ends the daemon wherever it is. A daemon within this process is not killed in the middle of
+    /// a blocking call, but no task of it gets to finish.
     async fn kill(&mut self) {
-        if let Some(daemon) = self.daemon.take() {
-            tokio::task::spawn_blocking(move || {
-                daemon.runtime.shutdown_timeout(Duration::from_secs(20));
+        match self.daemon.take() {
+            None => {}
+            Some(Daemon::Within { runtime, .. }) => tokio::task::spawn_blocking(move || {
+                runtime.shutdown_timeout(Duration::from_secs(20));
             })
             .await
-            .unwrap();
+            .unwrap(),
+            Some(Daemon::Apart(mut child)) => {
+                child.kill().unwrap();
+                child.wait().unwrap();
+            }
         }
     }
 
     async fn stop(&mut self) {
-        let daemon = self.daemon.take().unwrap();
-        daemon.stop.cancel();
-        let ended = tokio::time::timeout(PATIENCE, daemon.ended).await;
+        let Some(Daemon::Within {
+            runtime,
+            stop,
+            ended,
+        }) = self.daemon.take()
+        else {
+            panic!("only a daemon within this process can be stopped");
+        };
+        stop.cancel();
+        let ended = tokio::time::timeout(PATIENCE, ended).await;
         ended.unwrap().unwrap().unwrap();
-        daemon.runtime.shutdown_background();
+        runtime.shutdown_background();
     }
 
     fn assert_nothing_left(&self) {
@@ -260,6 +361,18 @@ impl Handle {
         self.node.lock().await.kill().await;
     }
 
+    /// Kills the daemon and starts the next one, which may be killed before it serves.
+    pub(crate) async fn replace(&self) {
+        let mut node = self.node.lock().await;
+        node.kill().await;
+        node.spawn();
+    }
+
+    /// Waits until the daemon serves.
+    pub(crate) async fn serves(&self) {
+        self.node.lock().await.serves().await;
+    }
+
     pub(crate) async fn start(&self) {
         self.node.lock().await.start().await;
     }
@@ -277,7 +390,7 @@ impl Handle {
         self.config.clone()
     }
 
-    async fn channel(&self) -> Channel {
+    async fn channel(&self) -> Result<Channel, tonic::transport::Error> {
         let path = self.config().listen;
         Endpoint::from_static("http://localhost")
             .connect_with_connector(tower::service_fn(move |_| {
@@ -288,15 +401,22 @@ impl Handle {
                 }
             }))
             .await
-            .unwrap()
     }
 
     pub(crate) async fn cri(&self) -> RuntimeServiceClient<Channel> {
-        RuntimeServiceClient::new(self.channel().await).max_decoding_message_size(64 << 20)
+        self.try_cri().await.unwrap()
+    }
+
+    /// A client, if the daemon serves.
+    pub(crate) async fn try_cri(
+        &self,
+    ) -> Result<RuntimeServiceClient<Channel>, tonic::transport::Error> {
+        let client = RuntimeServiceClient::new(self.channel().await?);
+        Ok(client.max_decoding_message_size(64 << 20))
     }
 
     pub(crate) async fn images(&self) -> ImageServiceClient<Channel> {
-        ImageServiceClient::new(self.channel().await)
+        ImageServiceClient::new(self.channel().await.unwrap())
     }
 
     /// A pod's configuration, with logs in the node's directory.

@@ -3,7 +3,7 @@
 
 use cri::v1;
 
-use crate::node::{shell, test};
+use crate::node::{Handle, PATIENCE, context, shell, test};
 
 #[test]
 fn a_killed_daemon_loses_nothing() {
@@ -86,18 +86,83 @@ fn a_clean_stop_keeps_containers_too() {
 #[test]
 fn a_dead_shim_is_noticed_and_its_containers_are_ended() {
     test(|node| async move {
-        let pod = node.run_pod(node.pod("shim")).await;
-        let id = node.launch(&pod, shell("main", "sleep 1000")).await;
-        let dir = node.config().run_dir.join("cri/sandboxes").join(&pod);
-        let shim = shim_of(dir.to_str().unwrap());
-        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+        // Its processes share a pid namespace, which nobody's end takes down.
+        let mut config = node.pod("shim");
+        let linux = config.linux.get_or_insert_default();
+        linux.security_context = None;
+        let pod = node.run_pod(config).await;
+        let mut main = shell("main", "sleep 1000 & sleep 1000");
+        context(&mut main).namespace_options = None;
+        let id = node.launch(&pod, main).await;
+        kill_shim(&node, &pod);
         let status = node.ended(&id).await;
         assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+        nothing_runs_in(&pod).await;
         node.remove_pod(&pod).await;
     });
 }
 
-fn shim_of(dir: &str) -> nix::unistd::Pid {
+#[test]
+fn a_shim_that_died_with_the_daemon_is_noticed_at_the_next_start() {
+    test(|node| async move {
+        let pod = node.run_pod(node.pod("both")).await;
+        let runs = node.launch(&pod, shell("runs", "sleep 1000")).await;
+        let ended = node.launch(&pod, shell("ended", "exit 6")).await;
+        let exits = node.config().run_dir.join("cri/sandboxes").join(&pod);
+        node.ended(&ended).await;
+        let late = node.launch(
+            &pod,
+            shell("late", "while ! [ -e /go ]; do sleep 0.05; done; exit 4"),
+        );
+        let late = late.await;
+        node.exec(&late, "(sleep 0.5; touch /go) >/dev/null 2>&1 &")
+            .await;
+        node.kill().await;
+        // Only the shim knows how this one ended, and leaves a record.
+        let record = exits.join("exits").join(&late);
+        let start = std::time::Instant::now();
+        while !record.exists() {
+            assert!(start.elapsed() < PATIENCE, "no record in {record:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        kill_shim(&node, &pod);
+        node.start().await;
+        assert_eq!(node.ended(&late).await.exit_code, 4);
+        assert_eq!(node.ended(&ended).await.exit_code, 6);
+        let status = node.ended(&runs).await;
+        assert_eq!((status.exit_code, status.reason.as_str()), (255, "Unknown"));
+        nothing_runs_in(&pod).await;
+        assert_eq!(
+            node.pods().await[0].state(),
+            v1::PodSandboxState::SandboxNotready
+        );
+        node.remove_pod(&pod).await;
+    });
+}
+
+fn kill_shim(node: &Handle, pod: &str) {
+    let dir = node.config().run_dir.join("cri/sandboxes").join(pod);
+    let shim = shim_of(dir.to_str().unwrap());
+    nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+}
+
+/// Waits until no process is in a cgroup of this pod.
+async fn nothing_runs_in(pod: &str) {
+    let start = std::time::Instant::now();
+    loop {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let cgroups =
+            processes.filter_map(|p| std::fs::read_to_string(p.path().join("cgroup")).ok());
+        let left = cgroups.filter(|text| text.contains(pod)).count();
+        if left == 0 {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{left} processes are left");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+pub(crate) fn shim_of(dir: &str) -> nix::unistd::Pid {
     for process in std::fs::read_dir("/proc").unwrap().flatten() {
         let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
         if String::from_utf8_lossy(&line).contains(dir) {

@@ -58,13 +58,7 @@ async fn client(dir: &Path) {
 #[tokio::test]
 async fn removing_the_directory_ends_the_shim_and_its_containers() {
     let pod = Pod::start().await;
-    pod.launch(
-        "c",
-        &container("sleep 1000", &[]),
-        &pod.context("c"),
-        pod.io("c"),
-    )
-    .await;
+    pod.start_shell("c", "sleep 1000").await;
     let shim_pid = pod.shim.state().await.expect("answers").shim_pid;
     std::fs::remove_dir_all(&pod.dir).expect("removes");
     let gone = |pid: u32| move || !Path::new(&format!("/proc/{pid}")).exists();
@@ -75,13 +69,7 @@ async fn removing_the_directory_ends_the_shim_and_its_containers() {
 #[tokio::test]
 async fn nothing_shows_in_the_hosts_mount_table() {
     let pod = Pod::start().await;
-    pod.launch(
-        "c",
-        &container("sleep 1000", &[]),
-        &pod.context("c"),
-        pod.io("c"),
-    )
-    .await;
+    pod.start_shell("c", "sleep 1000").await;
     let table = std::fs::read_to_string("/proc/self/mountinfo").expect("reads");
     let ours = pod
         .dir

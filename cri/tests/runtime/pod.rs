@@ -118,6 +118,12 @@ impl Pod {
         made.pid
     }
 
+    /// Starts a container with a shell script and nothing special.
+    pub(crate) async fn start_shell(&self, id: &str, script: &str) -> u32 {
+        let (spec, context) = (container(script, &[]), self.context(id));
+        self.launch(id, &spec, &context, self.io(id)).await
+    }
+
     /// Runs a shell script to its end; returns its exit and its log's text, without the prefixes.
     pub(crate) async fn run(
         &self,
@@ -160,16 +166,12 @@ impl Pod {
     /// Runs a command in a container; returns its exit and stdout.
     pub(crate) async fn exec(&self, id: &str, exec: &str, args: &[&str]) -> (ExitRecord, String) {
         use std::io::Read;
-        let process = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": args,
-            "env": ["PATH=/bin"]});
-        let process = serde_json::from_value(process).expect("a process");
-        let plan = oci::compile_process(&process, None).expect("compiles");
         let null = || std::fs::File::open("/dev/null").expect("opens").into();
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let stdio = ExecStdio::Streams([null(), writer.into(), null()]);
         let handle = self
             .shim
-            .exec(id, exec, plan, stdio)
+            .exec(id, exec, process_plan(args), stdio)
             .await
             .expect("executes");
         let wait = tokio::time::timeout(DEADLINE, self.shim.wait(&handle.process));
@@ -191,6 +193,14 @@ pub(crate) fn process(id: &str) -> ProcessId {
         container: id.into(),
         exec: None,
     }
+}
+
+/// A process of root in a container.
+pub(crate) fn process_plan(args: &[&str]) -> shim::plan::ProcessPlan {
+    let process = json!({"user": {"uid": 0, "gid": 0}, "cwd": "/", "args": args,
+        "env": ["PATH=/bin"]});
+    let process = serde_json::from_value(process).expect("a process");
+    oci::compile_process(&process, None).expect("compiles")
 }
 
 /// The default spec with a shell script, and parts replaced: (JSON pointer, value).

@@ -35,6 +35,9 @@ impl LogFile {
 
     /// Appends whole lines: all of them, or none.
     pub(super) fn append(&mut self, lines: &[u8]) {
+        if lines.is_empty() {
+            return;
+        }
         let mut rest = lines;
         while !rest.is_empty() {
             match self.file.write(rest) {

@@ -14,6 +14,8 @@ mod log_file;
 mod processes;
 mod records;
 mod requests;
+#[cfg(test)]
+mod stream_tests;
 mod streams;
 
 use std::ffi::CString;

@@ -26,6 +26,8 @@
 
 mod decode;
 mod encode;
+#[cfg(test)]
+mod golden;
 
 use std::fmt;
 
