@@ -73,9 +73,11 @@ fn plan(
         }
         process.set_env(Some(env));
     }
-    let mut plan =
-        oci::compile_process(&process, None).map_err(|e| Fault::invalid(e.to_string()))?;
+    let mut plan = oci::compile_exec(&spec, &process, None, &record.id, "")
+        .map_err(|e| Fault::invalid(e.to_string()))?;
     plan.seccomp = seccomp(record, plan.capabilities.bounding)?;
+    oci::introduce(&spec, &mut plan, &record.id, "");
+    plan.session_keyring = Some(oci::session_keyring(&record.id));
     Ok(plan)
 }
 

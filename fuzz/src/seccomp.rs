@@ -66,7 +66,7 @@ fn example() -> serde_json::Value {
 
 fn compile(text: &str) -> Option<Vec<Instruction>> {
     match seccomp(&SeccompProfile::Localhost(text.to_owned()), 0) {
-        Ok(program) => Some(parse(&program.expect("a profile makes a program"))),
+        Ok(filter) => Some(parse(&filter.expect("a profile makes a program").program)),
         Err(error) => {
             let mut message = error.to_string();
             let mut cause = std::error::Error::source(&error);

@@ -307,8 +307,7 @@ pub struct ProcessPlan {
     pub capabilities: Capabilities,
     pub rlimits: Vec<Rlimit>,
     pub no_new_privileges: bool,
-    /// A compiled BPF program: an array of `struct sock_filter` in host byte order.
-    pub seccomp: Option<Vec<u8>>,
+    pub seccomp: Option<Seccomp>,
     pub oom_score_adj: Option<i32>,
     /// Gives the process a pseudo terminal as controlling terminal and stdio.
     pub terminal: bool,
@@ -320,6 +319,71 @@ pub struct ProcessPlan {
     /// descriptors have these numbers.
     #[serde(skip)]
     pub preserved_fds: u32,
+    /// The AppArmor profile that the program runs under.
+    pub apparmor_profile: Option<String>,
+    /// The SELinux label that the program, and its session keyring, get.
+    pub selinux_label: Option<String>,
+    pub scheduler: Option<Scheduler>,
+    /// The class in the upper three bits, the level in the lower thirteen (ioprio_set(2)).
+    pub io_priority: Option<u16>,
+    /// Processors to run on; only for a process that is executed in a container.
+    pub exec_affinity: ExecAffinity,
+    /// The execution domain (personality(2)).
+    pub personality: Option<u32>,
+    pub memory_policy: Option<MemoryPolicy>,
+}
+
+/// A filter of system calls.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seccomp {
+    /// A compiled BPF program: an array of `struct sock_filter` in host byte order.
+    pub program: Vec<u8>,
+    /// SECCOMP_FILTER_FLAG_* of seccomp(2).
+    pub flags: u32,
+    /// Who decides about the calls that the filter leaves open.
+    pub listener: Option<SeccompListener>,
+}
+
+/// The agent that gets a filter's notify descriptor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeccompListener {
+    /// Its socket.
+    pub path: String,
+    /// What it is told of the process (ContainerProcessState of the OCI specification), as a JSON
+    /// object that is not empty, without `pid` and `state`.
+    pub process: String,
+    /// The container's state, as a JSON object that is not empty, without `status` and `pid`.
+    pub state: String,
+}
+
+/// A scheduling policy (sched_setattr(2)); what a policy does not use is zero.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scheduler {
+    pub policy: u32,
+    pub flags: u64,
+    pub nice: i32,
+    pub priority: u32,
+    /// Nanoseconds.
+    pub runtime: u64,
+    pub deadline: u64,
+    pub period: u64,
+}
+
+/// Processors before and after the container's cgroup is joined; bit n is processor n. An empty
+/// mask changes nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecAffinity {
+    pub before: Vec<u64>,
+    pub after: Vec<u64>,
+}
+
+/// From which memory nodes memory comes (set_mempolicy(2)).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// Mode and mode flags.
+    pub mode: u32,
+    /// Bit n is node n.
+    pub nodes: Vec<u64>,
 }
 
 /// Which file is executed.

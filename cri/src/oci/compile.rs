@@ -5,7 +5,9 @@
 
 use oci_spec::runtime::{Linux, Spec};
 use shim::launch::plain;
-use shim::plan::{CgroupJoin, IdMappings, LaunchPlan, Namespace, PropagationChange, RootFs};
+use shim::plan::{
+    CgroupJoin, IdMappings, LaunchPlan, Namespace, PropagationChange, RootFs, Seccomp,
+};
 
 use super::devices::{devices, symlinks};
 use super::{hooks, mounts, namespaces, process, sysctl, users};
@@ -27,7 +29,7 @@ pub struct CompileContext {
     /// Whether a mount of type `cgroup` becomes cgroup2 (else: binds of the v1 directories).
     pub cgroup_v2: bool,
     /// Compiled seccomp program (`spec::seccomp`); none means unconfined.
-    pub seccomp: Option<Vec<u8>>,
+    pub seccomp: Option<Seccomp>,
     /// Directories of the sandbox's mount namespace to bind: (path there, destination). They
     /// replace spec mounts of the same destination. `("/dev/shm", "/dev/shm")` shares the pod's.
     pub sandbox_binds: Vec<(String, String)>,
@@ -91,7 +93,7 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
     if own_dev {
         links.extend(symlinks());
     }
-    let plan = LaunchPlan {
+    let mut plan = LaunchPlan {
         cgroup: context.cgroup.clone(),
         rootfs: context.rootfs.clone(),
         rootfs_idmap: rootfs_idmap(linux, context)?,
@@ -119,6 +121,7 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
     if names && plan.namespaces.uts != Namespace::New {
         return Err(invalid("hostname", "it needs a new UTS namespace"));
     }
+    process::of_all_processes(spec, &mut plan.process, &context.id, &context.bundle)?;
     users::check_user(&plan.namespaces.user, &plan.process.user)?;
     Ok(plan)
 }
@@ -130,8 +133,6 @@ fn refuse_linux(linux: &Linux, context: &CompileContext) -> Result<(), CompileEr
         devices.is_some_and(|map| !map.is_empty()),
     )?;
     refuse("linux.intelRdt", linux.intel_rdt().is_some())?;
-    refuse("linux.memoryPolicy", linux.memory_policy().is_some())?;
-    refuse("linux.personality", linux.personality().is_some())?;
     if linux.seccomp().is_some() && context.seccomp.is_none() {
         return Err(invalid("linux.seccomp", "it was not compiled beforehand"));
     }
@@ -204,20 +205,11 @@ mod tests {
     #[test]
     fn what_is_not_done_is_refused_by_name() {
         for (pointer, value, name) in [
+            ("/linux/intelRdt", json!({}), "linux.intelRdt"),
             (
                 "/linux/personality",
-                json!({"domain": "LINUX"}),
-                "linux.personality",
-            ),
-            (
-                "/process/apparmorProfile",
-                json!("docker-default"),
-                "process.apparmorProfile",
-            ),
-            (
-                "/process/selinuxLabel",
-                json!("a:b"),
-                "process.selinuxLabel",
+                json!({"domain": "LINUX", "flags": ["X"]}),
+                "linux.personality.flags",
             ),
         ] {
             let refused = refusal(&[(pointer, value)]);

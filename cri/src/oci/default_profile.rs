@@ -5,7 +5,7 @@
 //! ENOSYS, so that C libraries fall back to clone.
 
 use super::capability;
-use super::seccomp::{Comparison, Profile, Rule, Verdict};
+use super::seccomp::{Comparison, Foreign, Profile, Rule, Verdict};
 
 const ALWAYS: &str = "
 accept accept4 access adjtimex alarm arch_prctl bind brk cachestat capget capset chdir chmod chown
@@ -115,8 +115,7 @@ pub(super) fn profile(capabilities: u64) -> Profile {
     Profile {
         default: Verdict::Errno(libc::EPERM as u16),
         rules,
-        other_architectures: true,
-        log: false,
+        architectures: vec![Foreign::X86, Foreign::X32],
     }
 }
 

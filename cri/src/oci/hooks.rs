@@ -23,14 +23,19 @@ pub(super) fn hooks(spec: &Spec, id: &str, bundle: &str) -> Result<plan::Hooks, 
     if hooks == plan::Hooks::default() {
         return Ok(hooks);
     }
+    Ok(plan::Hooks {
+        state: state(spec, id, bundle),
+        ..hooks
+    })
+}
+
+/// The container's state, as far as it does not change.
+pub(super) fn state(spec: &Spec, id: &str, bundle: &str) -> String {
     let mut state = json!({"ociVersion": spec.version(), "id": id, "bundle": bundle});
     if let Some(annotations) = spec.annotations() {
         state["annotations"] = json!(annotations);
     }
-    Ok(plan::Hooks {
-        state: state.to_string(),
-        ..hooks
-    })
+    state.to_string()
 }
 
 fn list(point: &str, hooks: &Option<Vec<Hook>>) -> Result<Vec<plan::Hook>, CompileError> {

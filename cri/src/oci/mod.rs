@@ -16,6 +16,7 @@ mod namespaces;
 mod process;
 mod resources;
 mod sandbox;
+mod scheduling;
 mod seccomp;
 pub mod spec;
 mod sysctl;
@@ -23,7 +24,7 @@ mod users;
 
 pub use compile::{CompileContext, CompileError, compile};
 pub use mounts::KNOWN as KNOWN_MOUNT_OPTIONS;
-pub use process::compile_process;
+pub use process::{compile_exec, compile_process, introduce, session_keyring};
 pub use resources::{limits, update_limits};
 pub(crate) use sandbox::PAUSE_USER;
 pub use sandbox::{SandboxInput, sandbox_plan};

@@ -1,11 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The `process` part of a spec.
 
-use oci_spec::runtime::{Capabilities, PosixRlimit, PosixRlimitType, Process};
-use shim::plan::{self, Executable, ProcessPlan, Rlimit, User};
+use oci_spec::runtime::{Capabilities, PosixRlimit, PosixRlimitType, Process, Spec};
+use shim::plan::{self, Executable, ProcessPlan, Rlimit, Seccomp, User};
 
-use super::capability;
-use super::compile::{CompileError, invalid, refuse, unsupported};
+use super::compile::{CompileError, invalid, refuse};
+use super::{capability, hooks, namespaces, scheduling, users};
+
+/// Compiles a process to be executed in a container: what the container's spec says of all its
+/// processes holds for it too. `id` and `bundle` are what a seccomp agent is told.
+///
+/// # Errors
+/// Names the first field that is unsupported or invalid.
+pub fn compile_exec(
+    spec: &Spec,
+    process: &Process,
+    seccomp: Option<Seccomp>,
+    id: &str,
+    bundle: &str,
+) -> Result<ProcessPlan, CompileError> {
+    let mut plan = compile_process(process, seccomp)?;
+    of_all_processes(spec, &mut plan, id, bundle)?;
+    if let Some(linux) = spec.linux() {
+        users::check_user(&namespaces::namespaces(linux)?.user, &plan.user)?;
+    }
+    if let Some(affinity) = process.exec_cpu_affinity() {
+        plan.exec_affinity = scheduling::exec_affinity(affinity)?;
+    }
+    Ok(plan)
+}
+
+/// The name of a container's session keyring: one of its own, which its execs find by this name.
+pub fn session_keyring(id: &str) -> String {
+    format!("_ses.{id}")
+}
+
+/// What a spec says of a container's processes outside of `process`.
+pub(super) fn of_all_processes(
+    spec: &Spec,
+    plan: &mut ProcessPlan,
+    id: &str,
+    bundle: &str,
+) -> Result<(), CompileError> {
+    if let Some(linux) = spec.linux() {
+        let personality = linux.personality().as_ref();
+        plan.personality = personality.map(scheduling::personality).transpose()?;
+        let memory = linux.memory_policy().as_ref();
+        plan.memory_policy = memory.map(scheduling::memory_policy).transpose()?;
+    }
+    introduce(spec, plan, id, bundle);
+    Ok(())
+}
+
+/// Says what a seccomp agent is told of the container.
+pub fn introduce(spec: &Spec, plan: &mut ProcessPlan, id: &str, bundle: &str) {
+    let filter = plan.seccomp.as_mut();
+    if let Some(listener) = filter.and_then(|filter| filter.listener.as_mut()) {
+        listener.state = hooks::state(spec, id, bundle);
+    }
+}
 
 /// Compiles one process, of a container or for exec.
 ///
@@ -13,7 +66,7 @@ use super::compile::{CompileError, invalid, refuse, unsupported};
 /// Names the first field that is unsupported or invalid.
 pub fn compile_process(
     process: &Process,
-    seccomp: Option<Vec<u8>>,
+    seccomp: Option<Seccomp>,
 ) -> Result<ProcessPlan, CompileError> {
     refuse_parts(process)?;
     let args = process.args().clone().unwrap_or_default();
@@ -40,6 +93,23 @@ pub fn compile_process(
         rlimits: rlimits(process.rlimits().as_deref().unwrap_or_default())?,
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         seccomp,
+        apparmor_profile: label(process.apparmor_profile())
+            .filter(|profile| profile != "unconfined"),
+        selinux_label: label(process.selinux_label()),
+        scheduler: process
+            .scheduler()
+            .as_ref()
+            .map(scheduling::scheduler)
+            .transpose()?,
+        io_priority: process
+            .io_priority()
+            .as_ref()
+            .map(scheduling::io_priority)
+            .transpose()?,
+        // The container's own process gets neither of them, nor what the rest of its spec says.
+        exec_affinity: plan::ExecAffinity::default(),
+        personality: None,
+        memory_policy: None,
         oom_score_adj: process.oom_score_adj(),
         terminal: process.terminal().unwrap_or(false),
         console_size: console_size(process)?,
@@ -49,23 +119,12 @@ pub fn compile_process(
 }
 
 fn refuse_parts(process: &Process) -> Result<(), CompileError> {
-    if let Some(profile) = process.apparmor_profile()
-        && !matches!(profile.as_str(), "" | "unconfined")
-    {
-        let reason = format!("this runtime cannot apply AppArmor profile {profile:?}");
-        return Err(unsupported("process.apparmorProfile", reason));
-    }
-    let label = process.selinux_label().as_deref();
-    refuse(
-        "process.selinuxLabel",
-        label.is_some_and(|label| !label.is_empty()),
-    )?;
     refuse("process.commandLine", process.command_line().is_some())?;
-    refuse("process.ioPriority", process.io_priority().is_some())?;
-    refuse("process.scheduler", process.scheduler().is_some())?;
-    let affinity = process.exec_cpu_affinity().is_some();
-    refuse("process.execCPUAffinity", affinity)?;
     refuse("process.user.username", process.user().username().is_some())
+}
+
+fn label(label: &Option<String>) -> Option<String> {
+    label.clone().filter(|label| !label.is_empty())
 }
 
 fn console_size(process: &Process) -> Result<Option<(u16, u16)>, CompileError> {

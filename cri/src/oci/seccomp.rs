@@ -12,7 +12,9 @@ use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
     LinuxSeccompOperator,
 };
+use serde_json::json;
 use sha2::{Digest, Sha256};
+use shim::plan::{Seccomp, SeccompListener};
 
 use super::spec::SeccompError;
 
@@ -21,9 +23,15 @@ use super::spec::SeccompError;
 pub(super) struct Profile {
     pub default: Verdict,
     pub rules: Vec<Rule>,
-    /// Also covers the 32 bit and x32 calls of this machine.
-    pub other_architectures: bool,
-    pub log: bool,
+    /// Also covers these calls of this machine; all others of a foreign kind end the thread.
+    pub architectures: Vec<Foreign>,
+}
+
+/// Other kinds of calls than x86_64's that an x86_64 kernel takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Foreign {
+    X86,
+    X32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +51,7 @@ pub(super) enum Verdict {
     Trap,
     Log,
     Trace(u16),
+    Notify,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +115,12 @@ pub(super) fn compile(profile: &Profile) -> Result<Vec<u8>, SeccompError> {
 fn build(profile: &Profile) -> Result<Vec<u8>, SeccompError> {
     let failed = |error| SeccompError::Compile(Box::new(error));
     let mut filter = ScmpFilterContext::new(action(profile.default)).map_err(failed)?;
-    if profile.other_architectures {
-        for arch in [ScmpArch::X86, ScmpArch::X32] {
-            filter.add_arch(arch).map_err(failed)?;
-        }
+    for arch in &profile.architectures {
+        let arch = match arch {
+            Foreign::X86 => ScmpArch::X86,
+            Foreign::X32 => ScmpArch::X32,
+        };
+        filter.add_arch(arch).map_err(failed)?;
     }
     // The loader decides about no_new_privs, not the filter.
     filter.set_ctl_nnp(false).map_err(failed)?;
@@ -129,9 +140,11 @@ fn build(profile: &Profile) -> Result<Vec<u8>, SeccompError> {
             let Ok(call) = ScmpSyscall::from_name(call) else {
                 continue;
             };
-            filter
-                .add_rule_conditional(verdict, call, &comparisons)
-                .map_err(failed)?;
+            for comparisons in alternatives(&comparisons, rule) {
+                filter
+                    .add_rule_conditional(verdict, call, comparisons)
+                    .map_err(failed)?;
+            }
         }
     }
     let mut program = export(&filter)?;
@@ -139,6 +152,20 @@ fn build(profile: &Profile) -> Result<Vec<u8>, SeccompError> {
         program = unknown_calls_first(program);
     }
     Ok(program)
+}
+
+/// All comparisons of a rule at once. Where two are about the same argument, which libseccomp does
+/// not take, any of them is enough, as in runc.
+fn alternatives<'a>(comparisons: &'a [ScmpArgCompare], rule: &Rule) -> Vec<&'a [ScmpArgCompare]> {
+    let mut seen = [false; 6];
+    let again = rule.comparisons.iter().any(|comparison| {
+        let slot = seen.get_mut(comparison.argument as usize);
+        slot.is_some_and(|slot| std::mem::replace(slot, true))
+    });
+    match again {
+        true => comparisons.chunks(1).collect(),
+        false => vec![comparisons],
+    }
 }
 
 fn action(verdict: Verdict) -> ScmpAction {
@@ -150,6 +177,7 @@ fn action(verdict: Verdict) -> ScmpAction {
         Verdict::Trap => ScmpAction::Trap,
         Verdict::Log => ScmpAction::Log,
         Verdict::Trace(message) => ScmpAction::Trace(message),
+        Verdict::Notify => ScmpAction::Notify,
     }
 }
 
@@ -199,34 +227,107 @@ fn unknown_calls_first(program: Vec<u8>) -> Vec<u8> {
     whole
 }
 
-/// A profile of the OCI specification.
-pub(super) fn from_oci(profile: &LinuxSeccomp) -> Result<Profile, SeccompError> {
-    let unsupported = |what: String| SeccompError::Unsupported(what);
-    if profile.listener_path().is_some() || profile.listener_metadata().is_some() {
-        return Err(unsupported("listenerPath is not supported".into()));
+/// How a filter is loaded when its profile does not say: without the mitigation of speculative
+/// store bypass, which costs much and guards little (kernel 4.17), as runc does.
+const DEFAULT_FLAGS: u32 = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32;
+
+/// A program that is loaded with the default flags.
+pub(super) fn loaded(program: Vec<u8>) -> Seccomp {
+    Seccomp {
+        program,
+        flags: DEFAULT_FLAGS,
+        listener: None,
     }
-    let mut other_architectures = false;
+}
+
+/// Compiles a profile of the OCI specification.
+pub(super) fn compile_oci(profile: &LinuxSeccomp) -> Result<Seccomp, SeccompError> {
+    let rules = from_oci(profile)?;
+    let listener = listener(profile, &rules)?;
+    let mut flags = flags(profile);
+    match listener {
+        Some(_) => flags |= shim::sys::SECCOMP_NEW_LISTENER,
+        // It says how notified calls wait, of which there are none.
+        None => flags &= !WAIT_KILLABLE_RECV,
+    }
+    Ok(Seccomp {
+        program: compile(&rules)?,
+        flags,
+        listener,
+    })
+}
+
+/// Linux 5.19.
+const WAIT_KILLABLE_RECV: u32 = 0x20;
+
+fn flags(profile: &LinuxSeccomp) -> u32 {
+    let Some(list) = profile.flags() else {
+        return DEFAULT_FLAGS;
+    };
+    let number = |flag: &LinuxSeccompFilterFlag| match flag {
+        // One thread loads the filter, and its children inherit it: nothing to synchronise.
+        LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+        LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG as u32,
+        LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => DEFAULT_FLAGS,
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
+    };
+    list.iter().map(number).fold(0, |all, flag| all | flag)
+}
+
+/// Who answers for the calls that are left open, if there are any.
+fn listener(
+    profile: &LinuxSeccomp,
+    rules: &Profile,
+) -> Result<Option<SeccompListener>, SeccompError> {
+    let unsupported = |what: &str| Err(SeccompError::Unsupported(what.into()));
+    if rules.default == Verdict::Notify {
+        return unsupported("SCMP_ACT_NOTIFY cannot be used as default action");
+    }
+    let notified: Vec<&Rule> = rules
+        .rules
+        .iter()
+        .filter(|rule| rule.verdict == Verdict::Notify)
+        .collect();
+    if notified.is_empty() {
+        return Ok(None);
+    }
+    // By which the descriptor's number is told.
+    let is_write = |call: &String| call == "write";
+    if notified.iter().any(|rule| rule.calls.iter().any(is_write)) {
+        return unsupported("SCMP_ACT_NOTIFY cannot be used for the write syscall");
+    }
+    let Some(path) = profile.listener_path() else {
+        return unsupported("SCMP_ACT_NOTIFY needs a listenerPath");
+    };
+    let mut process = json!({"ociVersion": STATE_VERSION, "fds": ["seccompFd"]});
+    if let Some(metadata) = profile.listener_metadata() {
+        process["metadata"] = json!(metadata);
+    }
+    Ok(Some(SeccompListener {
+        path: path.to_string_lossy().into_owned(),
+        process: process.to_string(),
+        // Completed when the container is known.
+        state: json!({"ociVersion": STATE_VERSION}).to_string(),
+    }))
+}
+
+/// The version of the specification that the state's form is from.
+const STATE_VERSION: &str = "1.2.0";
+
+/// The rules of a profile of the OCI specification.
+fn from_oci(profile: &LinuxSeccomp) -> Result<Profile, SeccompError> {
+    let mut architectures = Vec::new();
     for arch in profile.architectures().iter().flatten() {
-        match arch {
-            Arch::ScmpArchX86_64 | Arch::ScmpArchNative => {}
-            Arch::ScmpArchX86 | Arch::ScmpArchX32 => other_architectures = true,
-            // Profiles list the architectures of all machines that they are for.
-            _ => {}
+        let foreign = match arch {
+            Arch::ScmpArchX86 => Foreign::X86,
+            Arch::ScmpArchX32 => Foreign::X32,
+            // The native one is always covered, and profiles list those of all machines that they
+            // are for.
+            _ => continue,
+        };
+        if !architectures.contains(&foreign) {
+            architectures.push(foreign);
         }
-    }
-    let mut log = false;
-    for flag in profile.flags().iter().flatten() {
-        match flag {
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => log = true,
-            // One thread loads the filter, and its children inherit it: nothing to synchronise.
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => {}
-            other => return Err(unsupported(format!("flag {other} is not supported"))),
-        }
-    }
-    if log {
-        return Err(unsupported(
-            "flag SECCOMP_FILTER_FLAG_LOG is not supported".into(),
-        ));
     }
     let default = verdict(profile.default_action(), profile.default_errno_ret())?;
     let mut rules = Vec::new();
@@ -245,8 +346,7 @@ pub(super) fn from_oci(profile: &LinuxSeccomp) -> Result<Profile, SeccompError> 
     Ok(Profile {
         default,
         rules,
-        other_architectures,
-        log,
+        architectures,
     })
 }
 
@@ -265,11 +365,7 @@ fn verdict(action: LinuxSeccompAction, errno: Option<u32>) -> Result<Verdict, Se
         LinuxSeccompAction::ScmpActTrap => Verdict::Trap,
         LinuxSeccompAction::ScmpActLog => Verdict::Log,
         LinuxSeccompAction::ScmpActTrace => Verdict::Trace(number(libc::EPERM)?),
-        LinuxSeccompAction::ScmpActNotify => {
-            return Err(SeccompError::Unsupported(
-                "action SCMP_ACT_NOTIFY is not supported".into(),
-            ));
-        }
+        LinuxSeccompAction::ScmpActNotify => Verdict::Notify,
     })
 }
 
@@ -323,8 +419,42 @@ mod tests {
         let profile = from_oci(&good).expect("supported");
         assert_eq!(profile.rules[0].verdict, Verdict::Errno(13));
         assert!(compile(&profile).is_ok());
-        let notify = parse(r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#);
-        let error = from_oci(&notify).expect_err("refused").to_string();
-        assert!(error.contains("SCMP_ACT_NOTIFY"), "{error}");
+    }
+
+    #[test]
+    fn calls_can_be_left_to_a_listener() {
+        let parse = |text: &str| serde_json::from_str::<LinuxSeccomp>(text).expect("json");
+        let profile = |rest: &str, call: &str| {
+            parse(&format!(
+                r#"{{"defaultAction":"SCMP_ACT_ALLOW",{rest}
+                "syscalls":[{{"names":["{call}"],"action":"SCMP_ACT_NOTIFY"}}]}}"#
+            ))
+        };
+        let path = r#""listenerPath":"/run/agent","listenerMetadata":"a \"b\"","#;
+        let filter = compile_oci(&profile(path, "mkdir")).expect("compiles");
+        let listener = filter.listener.expect("is listened to");
+        assert_eq!(listener.path, "/run/agent");
+        assert!(listener.process.contains(r#""metadata":"a \"b\"""#));
+        assert_eq!(filter.flags, 4 | 8);
+        for (profile, expected) in [
+            (profile("", "mkdir"), "needs a listenerPath"),
+            (
+                profile(path, "write"),
+                "cannot be used for the write syscall",
+            ),
+            (
+                parse(r#"{"defaultAction":"SCMP_ACT_NOTIFY"}"#),
+                "cannot be used as default action",
+            ),
+        ] {
+            let error = compile_oci(&profile).expect_err("refused").to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let quiet = parse(
+            r#"{"defaultAction":"SCMP_ACT_ALLOW","listenerPath":"/run/agent",
+            "flags":["SECCOMP_FILTER_FLAG_LOG","SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]}"#,
+        );
+        let filter = compile_oci(&quiet).expect("compiles");
+        assert_eq!((filter.listener, filter.flags), (None, 2));
     }
 }

@@ -4,6 +4,7 @@
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde_json::json;
 use shim::launch::plain;
+use shim::plan::Seccomp;
 
 use super::{capability, default_profile, seccomp as compiler};
 
@@ -78,11 +79,12 @@ pub enum SeccompError {
 pub fn seccomp(
     profile: &SeccompProfile,
     capabilities: u64,
-) -> Result<Option<Vec<u8>>, SeccompError> {
+) -> Result<Option<Seccomp>, SeccompError> {
     match profile {
         SeccompProfile::Unconfined => Ok(None),
         SeccompProfile::RuntimeDefault => {
-            compiler::compile(&default_profile::profile(capabilities)).map(Some)
+            let program = compiler::compile(&default_profile::profile(capabilities))?;
+            Ok(Some(compiler::loaded(program)))
         }
         SeccompProfile::Localhost(text) => {
             let quoted = |error: serde_json::Error| SeccompError::Parse(plain(&error.to_string()));
@@ -96,8 +98,8 @@ pub fn seccomp(
 ///
 /// # Errors
 /// As [`seccomp`].
-pub fn oci_seccomp(profile: &LinuxSeccomp) -> Result<Vec<u8>, SeccompError> {
-    compiler::compile(&compiler::from_oci(profile)?)
+pub fn oci_seccomp(profile: &LinuxSeccomp) -> Result<Seccomp, SeccompError> {
+    compiler::compile_oci(profile)
 }
 
 /// A set of capabilities as a mask; `ALL` is all that this runtime knows. Unknown names are

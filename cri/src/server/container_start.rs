@@ -190,6 +190,8 @@ async fn plan(
         };
         let mut plan = oci::compile(&spec, &context).map_err(|e| Fault::invalid(e.to_string()))?;
         plan.process.seccomp = seccomp(&record, plan.process.capabilities.bounding)?;
+        oci::introduce(&spec, &mut plan.process, &context.id, &context.bundle);
+        plan.process.session_keyring = Some(oci::session_keyring(&record.id));
         Ok(plan)
     })
     .await?
@@ -231,7 +233,10 @@ fn limits(record: &ContainerRecord, spec: &Spec) -> Result<Limits> {
 ///
 /// # Errors
 /// When the profile cannot be read or compiled.
-pub(crate) fn seccomp(record: &ContainerRecord, capabilities: u64) -> Result<Option<Vec<u8>>> {
+pub(crate) fn seccomp(
+    record: &ContainerRecord,
+    capabilities: u64,
+) -> Result<Option<shim::plan::Seccomp>> {
     let context = record
         .config
         .0

@@ -20,6 +20,8 @@ mod namespaces;
 mod oci;
 mod pause;
 mod pod;
+mod process;
 mod rootfs;
+mod seccomp;
 mod streams;
 mod version;

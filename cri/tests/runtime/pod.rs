@@ -11,7 +11,7 @@ use cri::shim_client::{
 };
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
-use shim::plan::{CgroupJoin, RootFs};
+use shim::plan::{CgroupJoin, ProcessPlan, RootFs};
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -165,20 +165,37 @@ impl Pod {
 
     /// Runs a command in a container; returns its exit and stdout.
     pub(crate) async fn exec(&self, id: &str, exec: &str, args: &[&str]) -> (ExitRecord, String) {
+        self.execute(id, exec, process_plan(args)).await
+    }
+
+    /// As `exec`, with a plan.
+    pub(crate) async fn execute(
+        &self,
+        id: &str,
+        exec: &str,
+        plan: ProcessPlan,
+    ) -> (ExitRecord, String) {
+        self.try_execute(id, exec, plan).await.expect("executes")
+    }
+
+    /// As `execute`, which may fail.
+    pub(crate) async fn try_execute(
+        &self,
+        id: &str,
+        exec: &str,
+        plan: ProcessPlan,
+    ) -> Result<(ExitRecord, String), String> {
         use std::io::Read;
         let null = || std::fs::File::open("/dev/null").expect("opens").into();
         let (mut reader, writer) = std::io::pipe().expect("a pipe");
         let stdio = ExecStdio::Streams([null(), writer.into(), null()]);
-        let handle = self
-            .shim
-            .exec(id, exec, process_plan(args), stdio)
-            .await
-            .expect("executes");
+        let started = self.shim.exec(id, exec, plan, stdio).await;
+        let handle = started.map_err(|error| error.to_string())?;
         let wait = tokio::time::timeout(DEADLINE, self.shim.wait(&handle.process));
         let record = wait.await.expect("ends in time").expect("is known");
         let mut output = String::new();
         reader.read_to_string(&mut output).expect("utf-8");
-        (record, output)
+        Ok((record, output))
     }
 
     pub(crate) async fn stop(self) {

@@ -70,7 +70,9 @@ fn set_up_and_exec(
     hide_from_debuggers()?;
     sys::reset_signals().map_err(at(Step::Session))?;
     sys::umask(0);
+    identity::affinity(&prepared.process.affinity.before)?;
     join_cgroups(prepared)?;
+    identity::affinity(&prepared.process.affinity.after)?;
     oom_score(prepared)?;
     give_streams(prepared, stdio)?;
     let (in_two_steps, new_users) = (
@@ -79,32 +81,49 @@ fn set_up_and_exec(
     );
     if new_users {
         identity::raise_limits(&prepared.process)?;
+        identity::schedule(&prepared.process)?;
+    }
+    // A descriptor of a process's own file, so that of the process that goes on.
+    let mut label = None;
+    if !in_two_steps {
+        label = identity::label_file(&prepared.process)?;
     }
     join_namespaces(prepared)?;
     if in_two_steps {
         go_on_as_child(prepared, channel)?;
+        label = identity::label_file(&prepared.process)?;
     }
     new_cgroup_namespace(prepared)?;
     sys::setsid().map_err(at(Step::Session))?;
-    identity::session_keyring(&prepared.process)?;
     names(prepared)?;
     sysctls(prepared, new_users)?;
     if new_users {
         identity::become_root()?;
         sysctls(prepared, false)?;
     }
+    identity::session_keyring(&prepared.process)?;
     let hooks = || create_hooks(prepared, gate, channel);
     let terminal = filesystem::set_up(prepared, matches!(stdio, Stdio::Terminal), hooks)?;
     standard_streams(prepared, stdio, terminal.as_ref())?;
-    close_descriptors(prepared, gate, channel, terminal.as_ref())?;
+    close_descriptors(prepared, gate, channel, terminal.as_ref(), label.as_ref())?;
     identity::limits(&prepared.process)?;
+    if !new_users {
+        identity::schedule(&prepared.process)?;
+    }
+    identity::environment(&prepared.process)?;
     identity::enter_directory(prepared)?;
     identity::become_user(&prepared.process)?;
     let program = identity::find_program(&prepared.process)?;
     sys::cloexec_from(3 + prepared.process.preserved_fds).map_err(at(Step::Stdio))?;
     let master = terminal.as_ref().map(|pair| [pair.master.as_fd()]);
     let fds: &[BorrowedFd<'_>] = master.as_ref().map_or(&[], |fd| fd.as_slice());
-    socket::send(channel, &report::encode(Step::Ready, 0, 0), fds).map_err(at(Step::Channel))?;
+    identity::label(&prepared.process, label.as_ref())?;
+    let listened = usize::from(prepared.process.is_listened());
+    let ready = report::encode(Step::Ready, listened, 0);
+    socket::send(channel, &ready, fds).map_err(at(Step::Channel))?;
+    if let Some(number) = identity::load_filter(&prepared.process)? {
+        hand_over(number, channel)?;
+    }
     wait_at(gate, channel)?;
     start_hooks(prepared, gate, channel);
     identity::confine(&mut prepared.process)?;
@@ -125,6 +144,7 @@ fn close_descriptors(
     gate: &Gate,
     channel: BorrowedFd<'_>,
     terminal: Option<&filesystem::Terminal>,
+    label: Option<&OwnedFd>,
 ) -> Result<(), Failed> {
     let fifo = match gate {
         Gate::Fifo(fifo) => Some(fifo.as_fd()),
@@ -136,6 +156,7 @@ fn close_descriptors(
         prepared.process.executable.as_ref().map(AsFd::as_fd),
         terminal.map(|pair| pair.master.as_fd()),
         terminal.map(|pair| pair.slave.as_fd()),
+        label.map(AsFd::as_fd),
     ];
     let first = 3 + prepared.process.preserved_fds;
     sys::close_all_from(first, &keep).map_err(at(Step::Stdio))
@@ -158,6 +179,14 @@ fn wait_at(gate: &Gate, channel: BorrowedFd<'_>) -> Result<(), Failed> {
         Ok(_) => sys::exit(0),
         Err(errno) => Err((Step::Gate, 0, errno)),
     }
+}
+
+/// Lets the parent take the notify descriptor of the filter that was just loaded. By a plain write,
+/// which may not be among the calls that are left to its reader.
+fn hand_over(number: usize, channel: BorrowedFd<'_>) -> Result<(), Failed> {
+    let report = report::encode(Step::Listener, number, 0);
+    sys::write(channel, &report).map_err(at(Step::Listener))?;
+    wait_at(&Gate::Parent, channel)
 }
 
 /// Lets the parent run its hooks, then runs those that belong into the new mount namespace.

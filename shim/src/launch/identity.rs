@@ -2,12 +2,13 @@
 //! The child's identity: limits, user, capabilities, seccomp, and which program it becomes.
 
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::child::{Failed, at};
 use super::prepare::{Prepared, Process};
 use super::report::Step;
-use crate::sys::{self, Errno, Sys, mounts};
+use crate::plan::Seccomp;
+use crate::sys::{self, Errno, Sys, mounts, scheduling};
 
 pub(super) fn limits(process: &Process) -> Result<(), Failed> {
     for (index, (resource, soft, hard)) in process.rlimits.iter().enumerate() {
@@ -22,11 +23,23 @@ pub(super) fn session_keyring(process: &Process) -> Result<(), Failed> {
     let Some(name) = &process.session_keyring else {
         return Ok(());
     };
+    keyring_label(process)?;
     match sys::join_session_keyring(name) {
         // A kernel without keyrings has none to share.
         Ok(()) | Err(libc::ENOSYS) => Ok(()),
         Err(errno) => Err((Step::Keyring, 0, errno)),
     }
+}
+
+/// New keys get this label; exec takes it back.
+fn keyring_label(process: &Process) -> Result<(), Failed> {
+    let Some(label) = &process.labels.keyring else {
+        return Ok(());
+    };
+    own_attribute(c"/proc/self/attr/keycreate")
+        .and_then(|file| sys::write(file.as_fd(), label.to_bytes()))
+        .map(drop)
+        .map_err(at(Step::Label))
 }
 
 /// Raises hard limits to what [`limits`] will set: the privilege for that ends in a user namespace.
@@ -112,29 +125,124 @@ fn executable(path: &CStr) -> Sys<()> {
     mounts::may_execute(path)
 }
 
+/// The processors for the time before the container's cgroup, then those for after.
+pub(super) fn affinity(mask: &[u64]) -> Result<(), Failed> {
+    match mask.is_empty() {
+        true => Ok(()),
+        false => scheduling::set_affinity(mask).map_err(at(Step::Affinity)),
+    }
+}
+
+/// How the kernel schedules the process and its I/O. What takes the host's privileges is refused
+/// in a user namespace, so there it comes before; a deadline task could not be cloned.
+pub(super) fn schedule(process: &Process) -> Result<(), Failed> {
+    if let Some(scheduler) = &process.scheduler {
+        scheduling::set_scheduler(scheduler).map_err(at(Step::Scheduler))?;
+    }
+    match process.io_priority {
+        Some(priority) => scheduling::set_io_priority(priority).map_err(at(Step::IoPriority)),
+        None => Ok(()),
+    }
+}
+
+/// Where the program's memory comes from, and which kernel it sees.
+pub(super) fn environment(process: &Process) -> Result<(), Failed> {
+    if let Some(policy) = &process.memory_policy {
+        scheduling::set_memory_policy(policy.mode, &policy.nodes)
+            .map_err(at(Step::MemoryPolicy))?;
+    }
+    match process.personality {
+        Some(domain) => scheduling::set_personality(domain).map_err(at(Step::Personality)),
+        None => Ok(()),
+    }
+}
+
+/// Opens the file that takes the program's label while /proc is still the host's: what a container
+/// shows under that name is not to be trusted. It is written before exec.
+pub(super) fn label_file(process: &Process) -> Result<Option<OwnedFd>, Failed> {
+    if process.labels.exec.is_none() {
+        return Ok(None);
+    }
+    own_attribute(process.labels.exec_file)
+        .map(Some)
+        .map_err(at(Step::Label))
+}
+
+/// A file below /proc/self, on a real proc file system.
+fn own_attribute(path: &CStr) -> Sys<OwnedFd> {
+    const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+    let file = mounts::openat(mounts::cwd(), path, libc::O_WRONLY, 0)?;
+    match mounts::filesystem_type(file.as_fd())? {
+        PROC_SUPER_MAGIC => Ok(file),
+        _ => Err(libc::EXDEV),
+    }
+}
+
+/// Before exec, and before no_new_privs, which would forbid it.
+pub(super) fn label(process: &Process, file: Option<&OwnedFd>) -> Result<(), Failed> {
+    if let (Some(label), Some(file)) = (&process.labels.exec, file) {
+        sys::write(file.as_fd(), label.to_bytes()).map_err(at(Step::Label))?;
+    }
+    Ok(())
+}
+
 /// The last steps before exec: capabilities, no_new_privs, seccomp; and HOME.
 ///
 /// With no_new_privs the filter comes last, so it need not allow what else is done here. Without,
 /// it must come while CAP_SYS_ADMIN is still held; the filter must then allow capset and prctl.
+/// A filter with a listener is loaded already, by [`load_filter`].
 pub(super) fn confine(process: &mut Process) -> Result<(), Failed> {
     if process.needs_home {
         home(process);
     }
-    let failed = at(Step::Seccomp);
+    let filter = process
+        .seccomp
+        .as_ref()
+        .filter(|filter| filter.listener.is_none());
     if process.no_new_privileges {
-        sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(at(Step::NoNewPrivileges))?;
+        no_new_privileges()?;
         drop_capabilities(process)?;
-        if let Some(program) = &process.seccomp {
-            sys::seccomp_filter(program).map_err(&failed)?;
+        if let Some(filter) = filter {
+            load(filter)?;
         }
         return Ok(());
     }
-    if let Some(program) = &process.seccomp {
-        let all = sys::permitted_capabilities().map_err(&failed)?;
-        sys::capset(all, all, 0).map_err(&failed)?;
-        sys::seccomp_filter(program).map_err(&failed)?;
+    if let Some(filter) = filter {
+        raise_capabilities()?;
+        load(filter)?;
     }
     drop_capabilities(process)
+}
+
+fn no_new_privileges() -> Result<(), Failed> {
+    sys::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0).map_err(at(Step::NoNewPrivileges))
+}
+
+fn load(filter: &Seccomp) -> Result<i64, Failed> {
+    sys::seccomp_filter(&filter.program, filter.flags).map_err(at(Step::Seccomp))
+}
+
+/// All that are still permitted: a filter without no_new_privs needs CAP_SYS_ADMIN.
+fn raise_capabilities() -> Result<(), Failed> {
+    let failed = at(Step::Capabilities);
+    let all = sys::permitted_capabilities().map_err(&failed)?;
+    sys::capset(all, all, 0).map_err(&failed)
+}
+
+/// Loads a filter that leaves calls to a listener; returns the number of its descriptor. Whoever
+/// gets that has to be there already, so it happens before the gate, as in runc: such a filter has
+/// to allow, or its agent to answer, what is done after it (read and write on open descriptors,
+/// prctl, capset, execve).
+pub(super) fn load_filter(process: &Process) -> Result<Option<usize>, Failed> {
+    let listened = |filter: &&Seccomp| filter.listener.is_some();
+    let Some(filter) = process.seccomp.as_ref().filter(listened) else {
+        return Ok(None);
+    };
+    match process.no_new_privileges {
+        true => no_new_privileges()?,
+        false => raise_capabilities()?,
+    }
+    load(filter).map(|number| Some(number as usize))
 }
 
 fn drop_capabilities(process: &Process) -> Result<(), Failed> {

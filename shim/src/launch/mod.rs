@@ -11,13 +11,14 @@ pub mod fifo;
 mod filesystem;
 pub mod hooks;
 mod identity;
+mod listener;
 mod prepare;
 mod report;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use crate::plan::{CgroupJoin, Hooks, LaunchPlan, ProcessPlan};
+use crate::plan::{CgroupJoin, Hooks, LaunchPlan, ProcessPlan, SeccompListener};
 use crate::sys::{self, Clone, Errno, events, socket};
 
 pub use hooks::HookPoint;
@@ -65,6 +66,9 @@ pub struct Launched {
     hooks: Hooks,
     /// Of the child's own hooks.
     budget: Option<Duration>,
+    /// Who gets the notify descriptor of its filter, and the container's process if it is another.
+    listener: Option<SeccompListener>,
+    container_pid: Option<u32>,
 }
 
 /// Makes a container: everything up to, not including, its exec.
@@ -163,6 +167,9 @@ fn spawn(
         Err(errno) => return Err(words.error(Step::Clone, 0, errno)),
     };
     let budget = prepared.hooks.budget();
+    let filter = prepared.process.seccomp.take();
+    let listener = filter.and_then(|filter| filter.listener);
+    let container_pid = prepared.container_pid;
     drop((theirs, stdio, gate, prepared));
     let mut launched = Launched {
         pid,
@@ -173,6 +180,8 @@ fn spawn(
         words,
         hooks: Hooks::default(),
         budget,
+        listener,
+        container_pid,
     };
     if in_two_steps && let Err(error) = launched.follow() {
         launched.abandon();
@@ -268,9 +277,12 @@ impl Launched {
             return Ok(Heard::Closed);
         };
         match report {
-            (Step::Ready, ..) => {
+            (Step::Ready, listened, ..) => {
                 self.terminal = descriptor;
-                Ok(Heard::Ready)
+                match listened {
+                    0 => Ok(Heard::Ready),
+                    _ => self.hand_over().map(|()| Heard::Ready),
+                }
             }
             (Step::Hooks, ..) => self.run_hooks().map(|()| Heard::Hooks),
             (step, index, number, output) => Err(self.words.reported(step, index, number, output)),
@@ -311,6 +323,25 @@ impl Launched {
         let report = report::decode(buffer.get(..length).unwrap_or_default())
             .ok_or_else(|| failed(libc::EPROTO))?;
         Ok(Some((report, fds.into_iter().flatten().next())))
+    }
+
+    /// Gives the notify descriptor of the child's filter to its listener, and lets the child go on.
+    fn hand_over(&self) -> Result<(), LaunchError> {
+        self.wait_for_word()?;
+        let mut buffer = [0; report::REPORT_MAX];
+        let number = match self.receive(&mut buffer)? {
+            Some(((Step::Listener, number, ..), _)) => number,
+            Some(((step, index, number, output), _)) => {
+                return Err(self.words.reported(step, index, number, output));
+            }
+            None => return Err(self.words.error(Step::Listener, 0, libc::ECONNRESET)),
+        };
+        let descriptor = sys::pidfd_getfd(self.pidfd.as_fd(), number)
+            .map_err(|errno| self.words.error(Step::Listener, 0, errno))?;
+        if let Some(listener) = &self.listener {
+            listener::tell(listener, self.pid, self.container_pid, &descriptor)?;
+        }
+        self.release()
     }
 
     /// Runs the parent's hooks before the root is changed, and lets the child go on.

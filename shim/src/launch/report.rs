@@ -56,6 +56,14 @@ pub enum Step {
     Hooks,
     CreateContainerHook,
     StartContainerHook,
+    Affinity,
+    Scheduler,
+    IoPriority,
+    Personality,
+    MemoryPolicy,
+    Label,
+    /// Not a failure: the index is the number of the child's notify descriptor.
+    Listener,
 }
 
 const STEPS: &[Step] = &[
@@ -102,6 +110,13 @@ const STEPS: &[Step] = &[
     Step::Hooks,
     Step::CreateContainerHook,
     Step::StartContainerHook,
+    Step::Affinity,
+    Step::Scheduler,
+    Step::IoPriority,
+    Step::Personality,
+    Step::MemoryPolicy,
+    Step::Label,
+    Step::Listener,
 ];
 
 const REPORT_SIZE: usize = 12;
@@ -212,6 +227,7 @@ pub fn reason(errno: Errno) -> String {
 pub(crate) struct Words {
     program: String,
     cwd: String,
+    label: Option<String>,
     mounts: Vec<String>,
     devices: Vec<String>,
     masked: Vec<String>,
@@ -230,6 +246,10 @@ impl Words {
         Words {
             program: process.args.first().cloned().unwrap_or_default(),
             cwd: process.cwd.clone(),
+            label: process
+                .apparmor_profile
+                .clone()
+                .or_else(|| process.selinux_label.clone()),
             mounts: Vec::new(),
             devices: Vec::new(),
             masked: Vec::new(),
@@ -379,6 +399,16 @@ impl Words {
             Step::User => "setting the user".into(),
             Step::Capabilities => "setting capabilities".into(),
             Step::NoNewPrivileges => "setting no_new_privs".into(),
+            Step::Affinity => "process.execCPUAffinity: setting the processors".into(),
+            Step::Scheduler => "process.scheduler: setting the scheduling policy".into(),
+            Step::IoPriority => "process.ioPriority: setting the priority".into(),
+            Step::Personality => "linux.personality: setting the domain".into(),
+            Step::MemoryPolicy => "linux.memoryPolicy: setting the policy".into(),
+            Step::Label => match &self.label {
+                Some(label) => format!("applying the security label {label:?}"),
+                None => "applying the security label".into(),
+            },
+            Step::Listener => "linux.seccomp: handing the notify descriptor over".into(),
             Step::Seccomp => "loading the seccomp filter".into(),
             Step::Gate => "waiting for start".into(),
             Step::Keyring => "joining a session keyring".into(),

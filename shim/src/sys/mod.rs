@@ -10,6 +10,7 @@ pub mod events;
 pub mod files;
 pub mod mounts;
 pub mod namespaces;
+pub mod scheduling;
 pub mod socket;
 
 use std::ffi::CStr;
@@ -247,8 +248,12 @@ struct SockFprog {
     filter: *const u8,
 }
 
-/// Installs a seccomp filter. `program` is an array of `struct sock_filter` (8 bytes each).
-pub fn seccomp_filter(program: &[u8]) -> Sys<()> {
+/// The flag that makes [`seccomp_filter`] return a descriptor (kernel 5.0).
+pub const SECCOMP_NEW_LISTENER: u32 = 8;
+
+/// Installs a seccomp filter. `program` is an array of `struct sock_filter` (8 bytes each). With
+/// [`SECCOMP_NEW_LISTENER`], returns the number of the descriptor at which calls are notified.
+pub fn seccomp_filter(program: &[u8], flags: u32) -> Sys<i64> {
     let length = u16::try_from(program.len() / 8).map_err(|_| libc::EINVAL)?;
     let fprog = SockFprog {
         length,
@@ -257,8 +262,20 @@ pub fn seccomp_filter(program: &[u8]) -> Sys<()> {
     const SET_MODE_FILTER: usize = 1;
     // SAFETY: `fprog` describes exactly the whole instructions in `program`; the kernel copies them
     // and needs no alignment of ours (copy_from_user).
-    check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0usize, &raw const fprog) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SET_MODE_FILTER,
+            flags as usize,
+            &raw const fprog,
+        )
+    })
+}
+
+/// A copy of another process's descriptor (kernel 5.6).
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: usize) -> Sys<OwnedFd> {
+    let pidfd = pidfd.as_raw_fd() as usize;
+    fresh_fd(numbers(libc::SYS_pidfd_getfd, pidfd, number, 0, 0, 0)?)
 }
 
 pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> Sys<()> {

@@ -33,6 +33,15 @@ pub fn socket(nonblocking: bool) -> Sys<OwnedFd> {
     fresh_fd(i64::from(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }))
 }
 
+/// A connection to a stream socket, non-blocking; the address is as for [`connect`].
+pub fn connect_stream(path: &[u8]) -> Sys<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket takes numbers only.
+    let socket = fresh_fd(i64::from(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }))?;
+    connect(std::os::fd::AsFd::as_fd(&socket), path)?;
+    Ok(socket)
+}
+
 fn address(path: &[u8]) -> Sys<libc::sockaddr_un> {
     let mut address = libc::sockaddr_un {
         sun_family: libc::AF_UNIX as libc::sa_family_t,

@@ -22,7 +22,7 @@ pub(super) fn read_spec(path: &Path) -> Outcome<(Spec, Vec<u8>)> {
         }
         other => other.attempt(format_args!("reading {}", path.display()))?,
     };
-    let spec: Spec = parse(&text, |value| no_user_is_root(&mut value["process"]))
+    let spec: Spec = parse(&text, |value| complete_process(&mut value["process"]))
         .map_err(|reason| Failure::new(format!("{CONFIG}: {reason}")))?;
     check_version(spec.version())?;
     Ok((spec, text))
@@ -30,14 +30,26 @@ pub(super) fn read_spec(path: &Path) -> Outcome<(Spec, Vec<u8>)> {
 
 pub(super) fn read_process(path: &Path) -> Outcome<Process> {
     let text = std::fs::read(path).attempt(format_args!("reading {}", path.display()))?;
-    parse(&text, no_user_is_root)
+    parse(&text, complete_process)
         .map_err(|reason| Failure::new(format!("{}: {reason}", path.display())))
 }
 
-/// Go's decoder, which wrote the custom, takes an absent user for uid 0.
-fn no_user_is_root(process: &mut Value) {
-    if let Some(process) = process.as_object_mut() {
-        process.entry("user").or_insert_with(|| json!({}));
+/// Go's decoder, which wrote the custom, takes an absent user for uid 0. And our types do not have
+/// all names of scheduling flags as the specification has them.
+fn complete_process(process: &mut Value) {
+    let Some(process) = process.as_object_mut() else {
+        return;
+    };
+    process.entry("user").or_insert_with(|| json!({}));
+    let flags = process
+        .get_mut("scheduler")
+        .and_then(|scheduler| scheduler.get_mut("flags")?.as_array_mut());
+    for flag in flags.into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = json!("SCHED_RESET_ON_FORK"),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = json!("SCHED_FLAG_D_L_OVERRUN"),
+            _ => {}
+        }
     }
 }
 
@@ -88,7 +100,7 @@ mod tests {
     use super::*;
 
     fn complaint(text: &str) -> String {
-        let complete = |value: &mut Value| no_user_is_root(&mut value["process"]);
+        let complete = |value: &mut Value| complete_process(&mut value["process"]);
         parse::<Spec>(text.as_bytes(), complete).expect_err("refused")
     }
 
@@ -120,7 +132,7 @@ mod tests {
     #[test]
     fn unknown_fields_and_an_absent_user_are_tolerated() {
         let text = br#"{"ociVersion": "1.1.0", "nosuch": {"a": 1}, "process": {"cwd": "/"}}"#;
-        let complete = |value: &mut Value| no_user_is_root(&mut value["process"]);
+        let complete = |value: &mut Value| complete_process(&mut value["process"]);
         let spec: Spec = parse(text, complete).expect("parses");
         assert_eq!(spec.process().as_ref().map(|p| p.user().uid()), Some(0));
     }

@@ -90,7 +90,7 @@ impl<'a> Job<'a> {
         let rootfs = rootfs(&spec, &bundle)?;
         let mut plan = compile(&spec, &options.id, &bundle, &rootfs, &cgroup)?;
         plan.no_pivot = options.no_pivot;
-        let keyring = (!options.no_new_keyring).then(|| keyring(&options.id));
+        let keyring = (!options.no_new_keyring).then(|| oci::session_keyring(&options.id));
         plan.process.session_keyring = keyring;
         inherited.add_to(&mut plan.process);
         let socket = options.console_socket.is_some();
@@ -128,8 +128,8 @@ impl<'a> Job<'a> {
     fn keep_config(&self) -> Outcome<()> {
         let store = &self.context.store;
         store.save_config(&self.options.id, &self.text)?;
-        if let Some(program) = &self.plan.process.seccomp {
-            store.save_seccomp(&self.options.id, program)?;
+        if let Some(filter) = &self.plan.process.seccomp {
+            store.save_seccomp(&self.options.id, filter)?;
         }
         match &self.notify {
             Some(notify) => notify.make_directory(),
@@ -216,11 +216,6 @@ pub(super) fn not_started(error: &LaunchError) -> Failure {
     Failure::new(format!("unable to start container process: {error}"))
 }
 
-/// Processes that are executed later find their container's keyring by this name.
-fn keyring(id: &str) -> String {
-    format!("_ses.{id}")
-}
-
 fn rootfs(spec: &Spec, bundle: &Path) -> Outcome<PathBuf> {
     let root = spec.root().as_ref();
     let path = root.map(|root| root.path());
@@ -289,7 +284,7 @@ fn with_absolute_sources(spec: &Spec, bundle: &Path) -> Option<Spec> {
     Some(spec)
 }
 
-fn seccomp(spec: &Spec) -> Outcome<Option<Vec<u8>>> {
+fn seccomp(spec: &Spec) -> Outcome<Option<shim::plan::Seccomp>> {
     let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
     let program = profile.map(spec::oci_seccomp).transpose();
     program.attempt(format_args!("{CONFIG}: linux.seccomp"))

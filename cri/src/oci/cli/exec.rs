@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{Process, Spec};
 use serde_json::json;
 use shim::launch::{self, Launched};
 use shim::plan::ProcessPlan;
@@ -13,7 +13,7 @@ use super::args::Exec;
 use super::cgroups::Cgroup;
 use super::create::not_started;
 use super::seal::seal;
-use super::store::{self, Record, Status, Store};
+use super::store::{self, Record, Status};
 use super::supervise::{self, Signals};
 use super::{Attempt, Context, Failure, Outcome, config, io, subgroup};
 use crate::oci;
@@ -43,11 +43,14 @@ fn start(context: &Context, options: &Exec, inherited: io::Inherited) -> Outcome
         }
         _ => {}
     }
-    let process = process(store, options)?;
+    let spec = store.spec(&options.id)?;
+    let process = process(&spec, options)?;
     let terminal = process.terminal().unwrap_or(false);
     io::check_terminal(terminal, options.detach, options.console_socket.is_some())?;
+    let filter = store.seccomp(&options.id)?;
+    let bundle = record.bundle.to_string_lossy();
     let mut plan =
-        oci::compile_process(&process, store.seccomp(&options.id)?).attempt("process")?;
+        oci::compile_exec(&spec, &process, filter, &options.id, &bundle).attempt("process")?;
     inherited.add_to(&mut plan);
     plan.session_keyring = record.keyring.clone();
     let signals = match options.detach {
@@ -89,14 +92,13 @@ fn enter(record: &Record, options: &Exec, plan: &ProcessPlan) -> Outcome<Launche
 }
 
 /// The container's own process with what was asked for in place of it, or a file's.
-fn process(store: &Store, options: &Exec) -> Outcome<Process> {
+fn process(spec: &Spec, options: &Exec) -> Outcome<Process> {
     if let Some(path) = &options.process {
         return config::read_process(path);
     }
     if options.command.is_empty() {
         return Err(Failure::new("exec args cannot be empty"));
     }
-    let spec = store.spec(&options.id)?;
     let own = spec.process().as_ref();
     let own = own.ok_or_else(|| Failure::new("config.json: process: it is missing"))?;
     let mut process = own.clone();

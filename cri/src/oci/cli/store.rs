@@ -8,8 +8,8 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
-use shim::plan::Hooks;
-use shim::sys;
+use shim::plan::{Hooks, Seccomp};
+use shim::{protocol, sys};
 
 use super::config::{self, CONFIG};
 use super::{Attempt, Failure, Outcome};
@@ -17,7 +17,7 @@ use super::{Attempt, Failure, Outcome};
 pub(super) const DEFAULT_ROOT: &str = "/run/podwright/oci";
 const STATE: &str = "state.json";
 const FIFO: &str = "exec.fifo";
-const SECCOMP: &str = "seccomp.bpf";
+const SECCOMP: &str = "seccomp";
 const VERSION: u32 = 1;
 
 /// What is kept of a container.
@@ -138,18 +138,21 @@ impl Store {
     }
 
     /// The compiled filter is kept for exec: compiling it again takes longer than all the rest.
-    pub(super) fn save_seccomp(&self, id: &str, program: &[u8]) -> Outcome<()> {
+    pub(super) fn save_seccomp(&self, id: &str, filter: &Seccomp) -> Outcome<()> {
         let path = self.dir(id).join(SECCOMP);
-        std::fs::write(&path, program).attempt(format_args!("writing {}", path.display()))
+        let bytes = protocol::encode(filter).attempt("encoding the seccomp filter")?;
+        std::fs::write(&path, bytes).attempt(format_args!("writing {}", path.display()))
     }
 
-    pub(super) fn seccomp(&self, id: &str) -> Outcome<Option<Vec<u8>>> {
+    pub(super) fn seccomp(&self, id: &str) -> Outcome<Option<Seccomp>> {
         let path = self.dir(id).join(SECCOMP);
+        let attempt = || format!("reading {}", path.display());
         match std::fs::read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            other => other
-                .map(Some)
-                .attempt(format_args!("reading {}", path.display())),
+            other => {
+                let bytes = other.attempt(attempt())?;
+                protocol::decode(&bytes).map(Some).attempt(attempt())
+            }
         }
     }
 

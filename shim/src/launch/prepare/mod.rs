@@ -3,6 +3,7 @@
 
 mod elsewhere;
 mod idmap;
+mod labels;
 mod mounts;
 mod namespaces;
 mod overlay;
@@ -39,6 +40,8 @@ pub(super) struct Prepared {
     pub root: Option<Root>,
     pub process: Process,
     pub hooks: ChildHooks,
+    /// The container's process, for a process that is executed beside it.
+    pub container_pid: Option<u32>,
 }
 
 /// The hooks that the child runs, or waits for.
@@ -105,6 +108,7 @@ pub(super) fn container(
         spaces,
         process,
         hooks: ChildHooks::new(&plan.hooks)?,
+        container_pid: None,
     };
     Ok((prepared, notes))
 }
@@ -115,7 +119,8 @@ pub(super) fn exec(
     plan: &ProcessPlan,
 ) -> Prepare<(Prepared, Vec<String>)> {
     let spaces = namespaces::of_process(target)?;
-    let (process, notes) = process::process(plan, spaces.user.is_some())?;
+    let (mut process, notes) = process::process(plan, spaces.user.is_some())?;
+    process.affinity = plan.exec_affinity.clone();
     let (unified, v1) = cgroups(cgroup)?;
     let prepared = Prepared {
         unified,
@@ -128,6 +133,7 @@ pub(super) fn exec(
         spaces,
         process,
         hooks: ChildHooks::new(&Hooks::default())?,
+        container_pid: namespaces::pid_of(target).ok(),
     };
     Ok((prepared, notes))
 }

@@ -4,9 +4,12 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::labels::{self, Labels};
 use super::{Prepare, text, texts};
 use crate::launch::report::LaunchError;
-use crate::plan::{Capabilities, Executable, ProcessPlan};
+use crate::plan::{
+    Capabilities, ExecAffinity, Executable, MemoryPolicy, ProcessPlan, Scheduler, Seccomp,
+};
 use crate::sys::{self, PointerArray, mounts};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -28,11 +31,25 @@ pub(in crate::launch) struct Process {
     pub last_capability: u32,
     pub rlimits: Vec<(u32, u64, u64)>,
     pub no_new_privileges: bool,
-    pub seccomp: Option<Vec<u8>>,
+    pub seccomp: Option<Seccomp>,
+    pub labels: Labels,
+    pub scheduler: Option<Scheduler>,
+    pub io_priority: Option<u16>,
+    pub affinity: ExecAffinity,
+    pub personality: Option<u32>,
+    pub memory_policy: Option<MemoryPolicy>,
     pub oom_score_adj: Option<CString>,
     pub console_size: Option<(u16, u16)>,
     pub session_keyring: Option<CString>,
     pub preserved_fds: u32,
+}
+
+impl Process {
+    /// Whether somebody gets the notify descriptor of its filter.
+    pub(in crate::launch) fn is_listened(&self) -> bool {
+        let filter = self.seccomp.as_ref();
+        filter.is_some_and(|filter| filter.listener.is_some())
+    }
 }
 
 /// `own_users`: in a user namespace of its own a process has every capability to begin with.
@@ -64,6 +81,12 @@ pub(super) fn process(plan: &ProcessPlan, own_users: bool) -> Prepare<(Process, 
         rlimits: clamp_rlimits(plan, own, &mut notes)?,
         no_new_privileges: plan.no_new_privileges,
         seccomp: plan.seccomp.clone(),
+        labels: labels::labels(plan)?,
+        scheduler: plan.scheduler,
+        io_priority: plan.io_priority,
+        affinity: ExecAffinity::default(),
+        personality: plan.personality,
+        memory_policy: plan.memory_policy.clone(),
         oom_score_adj: clamp_oom_score(plan.oom_score_adj, own, &mut notes)?,
         console_size: plan.console_size,
         session_keyring: plan.session_keyring.as_deref().map(text).transpose()?,
