@@ -8,6 +8,7 @@ mod attack_binary;
 mod attack_descriptors;
 mod attack_host;
 mod attack_identity;
+mod attack_mounts;
 mod cgroup;
 mod container;
 mod devices;

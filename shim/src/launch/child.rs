@@ -242,8 +242,12 @@ fn oom_score(prepared: &Prepared) -> Result<(), Failed> {
     }
 }
 
+/// Writes to a file of /proc, which has to be one.
 fn write_file(path: &std::ffi::CStr, value: &[u8]) -> sys::Sys<()> {
     let file = mounts::openat(mounts::cwd(), path, libc::O_WRONLY, 0)?;
+    if !filesystem::on_proc(file.as_fd())? {
+        return Err(libc::EXDEV);
+    }
     sys::write(file.as_fd(), value).map(drop)
 }
 
@@ -347,7 +351,12 @@ fn standard_streams(
     if let Some(pair) = terminal {
         give_to_user(&pair.slave, prepared.process.uid).map_err(&failed)?;
     }
+    let null = filesystem::own_null();
     for (number, stream) in streams.into_iter().enumerate() {
+        let stream = match &null {
+            Some(own) if filesystem::is_null(stream.as_fd()).map_err(&failed)? => own,
+            _ => stream,
+        };
         sys::dup_to(stream.as_fd(), number as i32).map_err(&failed)?;
     }
     if terminal.is_some() {
@@ -359,7 +368,7 @@ fn standard_streams(
     Ok(())
 }
 
-/// Device files that are no terminals (/dev/null) stay as they are: they are the host's.
+/// Device files that are no terminals stay as they are: they are the host's.
 fn give_to_user(stream: &OwnedFd, uid: u32) -> sys::Sys<()> {
     const UNIX98_SLAVES: std::ops::RangeInclusive<u32> = 136..=143;
     let stat = mounts::fstat(stream.as_fd())?;

@@ -12,10 +12,25 @@ use crate::sys::{Sys, mounts};
 /// The host's /dev/null, opened before any path of the container is looked at.
 pub(super) fn open_null() -> Sys<OwnedFd> {
     let null = mounts::openat(mounts::cwd(), c"/dev/null", libc::O_PATH, 0)?;
-    let stat = mounts::fstat(null.as_fd())?;
-    let is_null =
-        stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3);
-    if is_null { Ok(null) } else { Err(libc::ENODEV) }
+    if is_null(null.as_fd())? {
+        Ok(null)
+    } else {
+        Err(libc::ENODEV)
+    }
+}
+
+/// The container's own /dev/null, for streams. Whoever is root there could change the mode of the
+/// host's. Nothing, if the container has none.
+pub(in crate::launch) fn own_null() -> Option<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_NONBLOCK;
+    let links = mounts::RESOLVE_NO_SYMLINKS;
+    let null = mounts::openat2(mounts::cwd(), c"/dev/null", flags, links).ok()?;
+    is_null(null.as_fd()).ok()?.then_some(null)
+}
+
+pub(in crate::launch) fn is_null(file: BorrowedFd<'_>) -> Sys<bool> {
+    let stat = mounts::fstat(file)?;
+    Ok(stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == libc::makedev(1, 3))
 }
 
 /// Masks and write-protects paths. What does not exist needs neither.

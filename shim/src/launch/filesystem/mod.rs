@@ -21,6 +21,8 @@ use super::report::Step;
 use crate::sys::{Sys, mounts};
 use paths::Links;
 
+pub(super) use hide::{is_null, own_null};
+pub(super) use mount::on_proc;
 pub(super) use terminal::Terminal;
 
 /// Mounts everything and changes the root (or, in a running container's namespace, only opens the

@@ -85,7 +85,8 @@ fn is_directory(file: BorrowedFd<'_>) -> Sys<bool> {
     Ok(stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
 }
 
-fn on_proc(file: BorrowedFd<'_>) -> Sys<bool> {
+/// Whether a file is the kernel's: nothing but a proc is of that type.
+pub(in crate::launch) fn on_proc(file: BorrowedFd<'_>) -> Sys<bool> {
     Ok(mounts::filesystem_type(file)? == PROC_SUPER_MAGIC)
 }
 
