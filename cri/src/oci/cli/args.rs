@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::update::Update;
+
 /// The newest version of the OCI runtime specification that is followed.
 pub(super) const SPEC_VERSION: &str = "1.2.1";
 /// runc's form: the program, then the specification.
@@ -16,6 +18,7 @@ const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.
     about = "An OCI runtime with runc's commands",
     version = VERSION,
     disable_version_flag = true,
+    args_override_self = true,
     disable_help_subcommand = true
 )]
 pub(super) struct Cli {
@@ -111,13 +114,31 @@ pub(super) enum Command {
         format: Format,
         id: String,
         /// Options for ps [default: -ef]
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "PS OPTION"
+        )]
         options: Vec<String>,
     },
     /// Stop all processes of a container where they are
     Pause { id: String },
     /// Let all processes of a paused container run on
     Resume { id: String },
+    /// Change the limits of a container
+    Update(Update),
+    /// Print statistics at an interval, and kills for want of memory
+    Events {
+        /// Print the statistics once
+        #[arg(long)]
+        stats: bool,
+        /// Time between statistics
+        #[arg(long, default_value = "5s")]
+        interval: String,
+        id: String,
+    },
+    /// Print what this runtime can do
+    Features,
     /// Write a config.json to start from
     Spec {
         /// Directory to write it to

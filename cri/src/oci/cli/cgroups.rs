@@ -11,6 +11,8 @@ use super::{Attempt, Context, Failure, Outcome};
 use crate::cgroup::{self, CgroupPath, Manager};
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// Whether cgroups can be systemd's.
+pub(super) const SYSTEMD: bool = false;
 
 #[derive(Debug)]
 pub(super) struct Cgroup {

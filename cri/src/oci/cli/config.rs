@@ -54,7 +54,10 @@ fn complete_process(process: &mut Value) {
 }
 
 /// The usual case costs one pass. Only what cannot be read is looked at again, for the field's path.
-fn parse<T: DeserializeOwned>(text: &[u8], complete: impl Fn(&mut Value)) -> Result<T, String> {
+pub(super) fn parse<T: DeserializeOwned>(
+    text: &[u8],
+    complete: impl Fn(&mut Value),
+) -> Result<T, String> {
     let error = match serde_json::from_slice(text) {
         Ok(parsed) => return Ok(parsed),
         Err(error) => error,

@@ -159,7 +159,7 @@ impl<'a> Job<'a> {
             self.options.console_socket.as_deref(),
             pidfd_socket.map(|socket| (socket, "standard")),
         )?;
-        for note in &launched.notes {
+        for note in launched.notes.iter().chain(&self.limits.notes) {
             self.context.log.warn(note);
         }
         self.context.store.save(&self.record(launched.pid))

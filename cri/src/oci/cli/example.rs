@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::args::SPEC_VERSION;
@@ -23,7 +24,9 @@ pub(super) fn spec(bundle: &Path, rootless: bool) -> Outcome {
     let mut text = Vec::new();
     let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut writer = serde_json::Serializer::with_formatter(&mut text, tabs);
-    serde::Serialize::serialize(&example(), &mut writer).attempt(attempt())?;
+    // Through its type, so that the fields have the specification's order.
+    let spec: Spec = serde_json::from_value(example()).attempt(attempt())?;
+    serde::Serialize::serialize(&spec, &mut writer).attempt(attempt())?;
     let file = std::fs::File::create_new(&path);
     if let Err(error) = &file
         && error.kind() == std::io::ErrorKind::AlreadyExists

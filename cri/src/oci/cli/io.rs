@@ -90,7 +90,9 @@ pub(super) fn hand_over(
     console: Option<&Path>,
     pidfd: Option<(&Path, &str)>,
 ) -> Outcome<()> {
-    if let (Some(socket), Some(master)) = (console, launched.terminal.take()) {
+    if let Some(socket) = console
+        && let Some(master) = launched.terminal.take()
+    {
         send(socket, "the terminal", b"/dev/ptmx", master.as_fd())?;
     }
     if let Some((socket, kind)) = pidfd {

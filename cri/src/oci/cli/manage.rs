@@ -20,7 +20,9 @@ const KILL_DEADLINE_MS: i32 = 10_000;
 impl Context {
     pub(super) fn status(&self, record: &Record) -> Outcome<Status> {
         match self.store.status(record) {
-            Status::Running if Cgroup::of_record(record)?.frozen()? => Ok(Status::Paused),
+            Status::Created | Status::Running if Cgroup::of_record(record)?.frozen()? => {
+                Ok(Status::Paused)
+            }
             other => Ok(other),
         }
     }
@@ -180,8 +182,8 @@ fn remove_unfinished(context: &Context, id: &str) -> Outcome<()> {
 
 pub(super) fn pause(context: &Context, id: &str) -> Outcome {
     let record = context.store.load(id)?;
-    match context.store.status(&record) {
-        Status::Stopped => Err(not_running()),
+    match context.status(&record)? {
+        Status::Stopped | Status::Paused => Err(not_running()),
         _ => {
             Cgroup::of_record(&record)?.freeze()?;
             Ok(ExitCode::SUCCESS)

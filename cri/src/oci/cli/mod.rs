@@ -8,8 +8,10 @@ mod args;
 mod cgroups;
 mod config;
 mod create;
+mod events;
 mod example;
 mod exec;
+mod features;
 mod io;
 mod log;
 mod manage;
@@ -21,6 +23,7 @@ mod store;
 mod subgroup;
 mod supervise;
 mod terminal;
+mod update;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -141,6 +144,13 @@ fn run(context: &Context, command: Command) -> Outcome {
         } => ps::ps(context, format, &id, options),
         Command::Pause { id } => manage::pause(context, &id),
         Command::Resume { id } => manage::resume(context, &id),
+        Command::Update(options) => update::update(context, &options),
+        Command::Events {
+            stats,
+            interval,
+            id,
+        } => events::events(context, &id, &interval, stats),
+        Command::Features => features::features(),
         Command::Spec { bundle, rootless } => example::spec(&bundle, rootless),
         Command::Checkpoint(_) => Err(no_criu("checkpoint")),
         Command::Restore(_) => Err(no_criu("restore")),

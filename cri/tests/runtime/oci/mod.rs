@@ -8,18 +8,33 @@ use serde_json::{Value, json};
 
 use crate::pod::{container, make_rootfs};
 
+mod bundle;
+mod descriptors;
+mod documents;
+mod exec;
+mod lifecycle;
+mod limits;
+mod pause;
+mod run;
+mod show;
+mod terminal;
+
 /// Arguments of one command, for this same test binary to run.
 const ARGUMENTS: &str = "PODWRIGHT_TEST_OCI_ARGUMENTS";
 
-/// Not a test of its own: runs a command when another test asks for it.
-#[test]
-fn command() {
+/// With arguments in its environment, this binary is the command line. That is decided before the
+/// harness starts: its threads would get the signals that are meant for the command.
+#[expect(unsafe_code, reason = "the linker's name for what runs before main")]
+#[unsafe(link_section = ".init_array")]
+#[used]
+static COMMAND: extern "C" fn() = command;
+
+extern "C" fn command() {
     let Ok(arguments) = std::env::var(ARGUMENTS) else {
         return;
     };
     let arguments: Vec<String> = serde_json::from_str(&arguments).expect("arguments");
     let code = cri::oci::cli::main(arguments.into_iter().map(Into::into));
-    // The harness would turn any code into its own.
     let code =
         (0..=255u8).find(|number| format!("{code:?}") == format!("{:?}", ExitCode::from(*number)));
     std::process::exit(code.map_or(99, i32::from));
@@ -46,17 +61,31 @@ impl Bundle {
         self.dir.path().join(name)
     }
 
-    pub(crate) fn oci(&self, arguments: &[&str]) -> Output {
+    /// One command, still to be started.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let root = self.path("root");
         let mut all = vec!["podwright oci", "--root", root.to_str().expect("utf-8")];
         all.extend(arguments);
-        let output = self.path("output");
+        let mut command = Command::new(std::env::current_exe().expect("known"));
+        command.env(ARGUMENTS, json!(all).to_string());
+        // What the harness itself may have been started with.
+        for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"] {
+            command.env_remove(name);
+        }
+        command.stdin(std::process::Stdio::null());
+        command
+    }
+
+    pub(crate) fn oci(&self, arguments: &[&str]) -> Output {
+        self.finish(&mut self.command(arguments))
+    }
+
+    /// Runs a command to its end; both of its streams are in `stdout`.
+    pub(crate) fn finish(&self, command: &mut Command) -> Output {
+        let output = self.path(&format!("output-{:08x}", rand::random::<u32>()));
         let file = std::fs::File::create(&output).expect("creates");
         // To a file: a pipe would stay open as long as the container.
-        let status = Command::new(std::env::current_exe().expect("known"))
-            .args(["--exact", "oci::command", "--nocapture", "--quiet"])
-            .env(ARGUMENTS, json!(all).to_string())
-            .stdin(std::process::Stdio::null())
+        let status = command
             .stdout(file.try_clone().expect("clones"))
             .stderr(file)
             .status()
@@ -66,6 +95,32 @@ impl Bundle {
             stdout: std::fs::read(output).expect("reads"),
             stderr: Vec::new(),
         }
+    }
+
+    /// A command that has to fail with this code; what it says.
+    pub(crate) fn refused(&self, code: i32, arguments: &[&str]) -> String {
+        let output = self.oci(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        text
+    }
+
+    /// Creates and starts it.
+    pub(crate) fn started(self) -> Bundle {
+        self.ok(&["create", "-b", self.bundle(), &self.id]);
+        self.ok(&["start", &self.id]);
+        self
+    }
+
+    pub(crate) fn state(&self) -> Value {
+        serde_json::from_str(&self.json(&["state", &self.id])).expect("json")
+    }
+
+    /// Waits until the container has made a file, which it does by renaming: it is whole then.
+    pub(crate) fn file(&self, name: &str) -> String {
+        let path = self.path("rootfs/tmp").join(name);
+        wait_for(name, || path.exists());
+        std::fs::read_to_string(path).expect("utf-8")
     }
 
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
@@ -108,11 +163,15 @@ impl Bundle {
     }
 
     pub(crate) fn until(&self, status: &str) {
-        let start = std::time::Instant::now();
-        while self.status() != status {
-            assert!(start.elapsed() < crate::pod::DEADLINE, "never {status}");
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        wait_for(status, || self.status() == status);
+    }
+}
+
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < crate::pod::DEADLINE, "never: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 
@@ -120,77 +179,4 @@ impl Drop for Bundle {
     fn drop(&mut self) {
         self.oci(&["delete", "--force", &self.id]);
     }
-}
-
-#[test]
-fn a_container_lives_through_all_its_states() {
-    let bundle = Bundle::new("echo ran > /tmp/out; sleep 1000", &[]);
-    let pid_file = bundle.path("pid");
-    let pid_file = pid_file.to_str().expect("utf-8");
-    bundle.ok(&[
-        "create",
-        "--bundle",
-        bundle.bundle(),
-        "--pid-file",
-        pid_file,
-        &bundle.id,
-    ]);
-    assert_eq!(bundle.status(), "created");
-    let pid = std::fs::read_to_string(pid_file).expect("reads");
-    assert!(Path::new(&format!("/proc/{pid}")).exists());
-    assert!(
-        !bundle.path("rootfs/tmp/out").exists(),
-        "it waits for start"
-    );
-    bundle.ok(&["start", &bundle.id]);
-    assert_eq!(bundle.status(), "running");
-    assert_eq!(bundle.oci(&["start", &bundle.id]).status.code(), Some(1));
-    assert_eq!(bundle.oci(&["delete", &bundle.id]).status.code(), Some(1));
-    let exec = bundle.oci(&[
-        "exec",
-        &bundle.id,
-        "sh",
-        "-c",
-        "cat /proc/self/cgroup; exit 9",
-    ]);
-    assert_eq!(exec.status.code(), Some(9));
-    assert!(bundle.ok(&["list", "-q"]).contains(&bundle.id));
-    bundle.ok(&["kill", &bundle.id, "KILL"]);
-    bundle.until("stopped");
-    bundle.ok(&["delete", &bundle.id]);
-    assert_eq!(bundle.oci(&["state", &bundle.id]).status.code(), Some(1));
-    bundle.ok(&["delete", "--force", &bundle.id]);
-}
-
-#[test]
-fn run_returns_the_exit_code_and_leaves_nothing() {
-    let bundle = Bundle::new("echo out; exit 5", &[]);
-    let output = bundle.oci(&["run", "--bundle", bundle.bundle(), &bundle.id]);
-    assert_eq!(output.status.code(), Some(5));
-    assert!(String::from_utf8_lossy(&output.stdout).contains("out\n"));
-    assert!(!bundle.path("root").join(&bundle.id).exists());
-    let cgroup = Path::new("/sys/fs/cgroup/memory").join(&bundle.id);
-    assert!(!cgroup.exists() && !Path::new("/sys/fs/cgroup").join(&bundle.id).exists());
-}
-
-#[test]
-fn what_cannot_be_created_is_said_and_cleaned_up() {
-    let bundle = Bundle::new("", &[("/process/args", json!(["nosuch"]))]);
-    let log = bundle.path("log");
-    let log_text = log.to_str().expect("utf-8");
-    let arguments = [
-        "--log",
-        log_text,
-        "--log-format",
-        "json",
-        "create",
-        "-b",
-        bundle.bundle(),
-    ];
-    let output = bundle.oci(&[&arguments[..], &[&bundle.id]].concat());
-    assert_eq!(output.status.code(), Some(1));
-    let line: Value = serde_json::from_slice(&std::fs::read(log).expect("reads")).expect("json");
-    let message = line["msg"].as_str().expect("a message");
-    assert!(message.contains("exec: \"nosuch\": executable file not found in $PATH"));
-    assert!(!bundle.path("root").join(&bundle.id).exists());
 }

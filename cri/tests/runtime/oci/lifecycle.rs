@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//! create, start, kill, delete.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use super::{Bundle, wait_for};
+
+#[test]
+fn a_container_lives_through_all_its_states() {
+    let bundle = Bundle::new("echo ran > /tmp/out; sleep 1000", &[]);
+    let pid_file = bundle.path("pid");
+    let pid_file = pid_file.to_str().expect("utf-8");
+    bundle.ok(&[
+        "create",
+        "--bundle",
+        bundle.bundle(),
+        "--pid-file",
+        pid_file,
+        &bundle.id,
+    ]);
+    assert_eq!(bundle.status(), "created");
+    let pid = std::fs::read_to_string(pid_file).expect("reads");
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+    assert!(
+        !bundle.path("rootfs/tmp/out").exists(),
+        "it waits for start"
+    );
+    bundle.ok(&["start", &bundle.id]);
+    assert_eq!(bundle.status(), "running");
+    assert_eq!(bundle.oci(&["start", &bundle.id]).status.code(), Some(1));
+    assert_eq!(bundle.oci(&["delete", &bundle.id]).status.code(), Some(1));
+    let exec = bundle.oci(&[
+        "exec",
+        &bundle.id,
+        "sh",
+        "-c",
+        "cat /proc/self/cgroup; exit 9",
+    ]);
+    assert_eq!(exec.status.code(), Some(9));
+    assert!(bundle.ok(&["list", "-q"]).contains(&bundle.id));
+    bundle.ok(&["kill", &bundle.id, "KILL"]);
+    bundle.until("stopped");
+    bundle.ok(&["delete", &bundle.id]);
+    assert_eq!(bundle.oci(&["state", &bundle.id]).status.code(), Some(1));
+    bundle.ok(&["delete", "--force", &bundle.id]);
+}
+
+#[test]
+fn a_created_container_is_deleted_without_force() {
+    let bundle = Bundle::new("sleep 1000", &[]);
+    bundle.ok(&["create", "-b", bundle.bundle(), &bundle.id]);
+    let pid = bundle.state()["pid"].as_u64().expect("a pid");
+    bundle.ok(&["delete", &bundle.id]);
+    bundle.nothing_left();
+    assert!(!alive(u32::try_from(pid).expect("a pid")));
+    let said = bundle.refused(1, &["delete", &bundle.id]);
+    assert!(said.contains("container does not exist"), "{said}");
+}
+
+#[test]
+fn a_running_container_is_deleted_by_force_only() {
+    let bundle = Bundle::new("sleep 1000", &[]).started();
+    let said = bundle.refused(1, &["delete", &bundle.id]);
+    assert!(said.contains("that is not stopped: running"), "{said}");
+    bundle.ok(&["delete", "--force", &bundle.id]);
+    bundle.nothing_left();
+}
+
+#[test]
+fn an_id_is_taken_once_and_has_a_form() {
+    let bundle = Bundle::new("sleep 1000", &[]).started();
+    let said = bundle.refused(1, &["create", "-b", bundle.bundle(), &bundle.id]);
+    assert!(said.contains("container's cgroup is not empty"), "{said}");
+    bundle.ok(&["kill", &bundle.id, "9"]);
+    bundle.until("stopped");
+    let said = bundle.refused(1, &["create", "-b", bundle.bundle(), &bundle.id]);
+    assert!(said.contains("given ID already exists"), "{said}");
+    assert_eq!(bundle.status(), "stopped", "the first one is still there");
+    for id in ["a/b", "..", "a b", "ä"] {
+        let said = bundle.refused(1, &["create", "-b", bundle.bundle(), id]);
+        assert!(said.contains("invalid container ID format"), "{said}");
+    }
+}
+
+#[test]
+fn signals_are_sent_by_name_and_number() {
+    let script = "trap 'echo > /tmp/usr1' USR1; trap 'echo > /tmp/hup' HUP; \
+        trap 'echo > /tmp/winch' WINCH; echo > /tmp/ready; while :; do sleep 0.05; done";
+    let bundle = Bundle::new(script, &[]).started();
+    bundle.file("ready");
+    for (signal, file) in [("SIGUSR1", "usr1"), ("1", "hup"), ("winch", "winch")] {
+        bundle.ok(&["kill", &bundle.id, signal]);
+        bundle.file(file);
+    }
+    bundle.ok(&["kill", &bundle.id, "0"]);
+    let said = bundle.refused(1, &["kill", &bundle.id, "NOSUCH"]);
+    assert!(said.contains("unknown signal \"NOSUCH\""), "{said}");
+    bundle.ok(&["kill", &bundle.id, "KILL"]);
+    bundle.until("stopped");
+    let said = bundle.refused(1, &["kill", &bundle.id, "TERM"]);
+    assert!(said.contains("container not running"), "{said}");
+    bundle.ok(&["kill", "--all", &bundle.id, "KILL"]);
+}
+
+/// In somebody else's pid namespace, nobody ends with the first process.
+#[test]
+fn kill_reaches_everyone_where_the_pid_namespace_is_shared() {
+    let spaces = json!([{"type": "mount"}, {"type": "ipc"}, {"type": "uts"}, {"type": "network"}]);
+    let bundle = Bundle::new(
+        "sleep 1000 & echo > /tmp/ready; wait",
+        &[("/linux/namespaces", spaces)],
+    )
+    .started();
+    bundle.file("ready");
+    let pids: Vec<u32> =
+        serde_json::from_str(bundle.ok(&["ps", "--format", "json", &bundle.id]).trim())
+            .expect("pids");
+    assert_eq!(pids.len(), 2, "{pids:?}");
+    bundle.ok(&["kill", &bundle.id, "KILL"]);
+    wait_for("all are gone", || !pids.iter().any(|pid| alive(*pid)));
+}
+
+/// A zombie is its parent's to collect.
+fn alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// What the killed half of a `create` has left.
+#[test]
+fn an_unfinished_container_is_deleted_by_force() {
+    let bundle = Bundle::new("sleep 1000", &[]);
+    bundle.ok(&["create", "-b", bundle.bundle(), &bundle.id]);
+    let state = bundle.path("root").join(&bundle.id).join("state.json");
+    std::fs::remove_file(state).expect("removes");
+    bundle.ok(&["delete", "--force", &bundle.id]);
+    bundle.nothing_left();
+}
