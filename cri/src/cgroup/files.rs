@@ -256,6 +256,14 @@ pub(super) fn remove(dir: &Path) -> Result<(), CgroupError> {
     }
 }
 
+/// Removes a directory that has neither processes nor directories; whether it is gone.
+pub(super) fn remove_unused(dir: &Path) -> bool {
+    match std::fs::remove_dir(dir) {
+        Ok(()) => true,
+        Err(error) => absent(&error),
+    }
+}
+
 pub(super) fn utf8(path: PathBuf) -> String {
     path.to_string_lossy().into_owned()
 }

@@ -186,6 +186,20 @@ pub trait Manager: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Busy` or `Io`.
     fn remove(&self, path: &CgroupPath) -> Result<(), CgroupError>;
+    /// [`kill`](Self::kill) and [`remove`](Self::remove). Where nobody is left, which is usual, it
+    /// takes one call for each directory.
+    ///
+    /// # Errors
+    /// As those two.
+    fn destroy(&self, path: &CgroupPath) -> Result<(), CgroupError> {
+        let join = self.join(path);
+        let mut dirs = join.v1.iter().chain(&join.unified);
+        if dirs.all(|dir| files::remove_unused(Path::new(dir))) {
+            return Ok(());
+        }
+        self.kill(path)?;
+        self.remove(path)
+    }
     /// Cgroups directly below, by name.
     ///
     /// # Errors

@@ -39,8 +39,11 @@ impl Legacy {
         let mut mounts = Vec::new();
         for controller in CONTROLLERS {
             // `cpu` may be a link to `cpu,cpuacct`: the real name is what others see.
-            let Ok(dir) = root.join(controller).canonicalize() else {
-                continue;
+            let dir = root.join(controller);
+            let dir = match std::fs::read_link(&dir) {
+                Ok(target) => root.join(target),
+                // It is no link, or is not there.
+                Err(_) => dir,
             };
             if dir.join("cgroup.procs").exists() {
                 mounts.push((controller, dir));

@@ -83,10 +83,8 @@ impl Cgroup {
 
     /// Ends everything in it, and removes it.
     pub(super) fn destroy(&self) -> Outcome<()> {
-        let killed = self.manager.kill(&self.path);
-        killed.attempt("killing what is left")?;
-        let removed = self.manager.remove(&self.path);
-        removed.attempt("removing cgroups")
+        let destroyed = self.manager.destroy(&self.path);
+        destroyed.attempt("removing the cgroup")
     }
 }
 
