@@ -18,10 +18,10 @@ pub(super) fn join(mut join: CgroupJoin, asked: &[String]) -> Outcome<CgroupJoin
             }
             return everywhere(join, argument);
         };
+        if controllers.split(',').any(str::is_empty) {
+            return Err(invalid(argument, "empty <controller> prefix"));
+        }
         for controller in controllers.split(',') {
-            if controller.is_empty() {
-                return Err(invalid(argument, "empty <controller> prefix"));
-            }
             if seen.contains(&controller) {
                 let reason = format!("controller {controller} specified multiple times");
                 return Err(invalid(argument, &reason));
