@@ -250,3 +250,38 @@ async fn a_time_namespace_has_its_own_clocks() {
     pod.wait("c").await;
     pod.stop().await;
 }
+
+#[tokio::test]
+async fn every_kind_can_be_joined_by_path() {
+    let pod = Pod::start().await;
+    let kinds = ["pid", "ipc", "uts", "network", "cgroup", "time"];
+    let mut spaces: Vec<Value> = kinds.iter().map(|kind| json!({"type": kind})).collect();
+    spaces.push(json!({"type": "mount"}));
+    let changes = [("/linux/namespaces", json!(spaces))];
+    let spec = container("sleep 1000", &changes);
+    let first = pod.launch("a", &spec, &pod.context("a"), pod.io("a")).await;
+    let name = |kind: &str| match kind {
+        "network" => "net".to_owned(),
+        other => other.to_owned(),
+    };
+    let path = |kind: &str| format!("/proc/{first}/ns/{}", name(kind));
+    let joined = kinds
+        .iter()
+        .map(|kind| json!({"type": kind, "path": path(kind)}));
+    let mut spaces: Vec<Value> = joined.collect();
+    spaces.push(json!({"type": "mount"}));
+    let script = "for n in pid ipc uts net cgroup time; do readlink /proc/self/ns/$n; done";
+    let (record, output) = pod
+        .run("b", script, &[("/linux/namespaces", json!(spaces))])
+        .await;
+    assert_eq!(record.code, 0, "{output}");
+    let first = first.to_string();
+    let expected = kinds.map(|kind| link(&first, &name(kind)) + "\n").concat();
+    assert_eq!(output, expected);
+    pod.shim
+        .signal(&process("a"), 9, true)
+        .await
+        .expect("signals");
+    pod.wait("a").await;
+    pod.stop().await;
+}
