@@ -46,9 +46,7 @@ fn serve(dir: &Path, cgroups: impl Iterator<Item = OsString>) -> std::io::Result
     sys::set_name(c"podwright-shim").map_err(raw)?;
     std::env::set_current_dir("/")?;
     let daemon = Daemon::new(dir)?;
-    // As little likely to be killed as the processes it keeps are; refused without
-    // CAP_SYS_RESOURCE, which costs nothing but the preference.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "-998");
+    outlive_containers();
     let null = mounts::openat(mounts::cwd(), c"/dev/null", libc::O_RDWR, 0).map_err(raw)?;
     sys::dup_to(null.as_fd(), 0).map_err(raw)?;
     let log = std::fs::OpenOptions::new()
@@ -62,4 +60,17 @@ fn serve(dir: &Path, cgroups: impl Iterator<Item = OsString>) -> std::io::Result
     sys::dup_to(null.as_fd(), 1).map_err(raw)?;
     drop((null, log));
     daemon.run()
+}
+
+/// Makes this process the last that the kernel kills for lack of memory: -998 as pause, or what is
+/// allowed without CAP_SYS_RESOURCE. Containers get scores of their own.
+fn outlive_containers() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    let current = std::fs::read_to_string(FILE).ok();
+    let current: i32 = current.and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+    for score in [-998, 0] {
+        if score < current && std::fs::write(FILE, score.to_string()).is_ok() {
+            return;
+        }
+    }
 }

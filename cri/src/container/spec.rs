@@ -148,18 +148,17 @@ fn process(spec: &mut Spec, input: &Input<'_>) -> Result<()> {
         .set_user(user)
         .set_no_new_privileges(Some(input.security.no_new_privs))
         .set_apparmor_profile(input.apparmor.clone());
-    if input.oom_score_adj != 0 {
-        let adjust = i32::try_from(input.oom_score_adj)
-            .ok()
-            .filter(|a| (-1000..=1000).contains(a))
-            .ok_or_else(|| {
-                Fault::invalid(format!(
-                    "resources.oom_score_adj {} is outside -1000..=1000",
-                    input.oom_score_adj
-                ))
-            })?;
-        process.set_oom_score_adj(Some(adjust));
-    }
+    // Also when it is zero: without one of its own, it would have the shim's.
+    let adjust = i32::try_from(input.oom_score_adj)
+        .ok()
+        .filter(|a| (-1000..=1000).contains(a))
+        .ok_or_else(|| {
+            Fault::invalid(format!(
+                "resources.oom_score_adj {} is outside -1000..=1000",
+                input.oom_score_adj
+            ))
+        })?;
+    process.set_oom_score_adj(Some(adjust));
     if !input.security.privileged {
         process.set_capabilities(Some(capabilities(&input.capabilities)?));
     }

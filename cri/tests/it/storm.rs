@@ -54,12 +54,17 @@ fn no_moment_to_die_loses_a_line_or_an_exit_code() {
             })
             .collect();
         let start = Instant::now();
+        let (mut starts, mut starting) = (0, Duration::ZERO);
         for _ in 0..kills {
             // Sometimes before it serves, in the middle of its repairs.
             if rand::random_ratio(3, 4) {
+                let start = Instant::now();
                 node.serves().await;
+                starting += start.elapsed();
+                starts += 1;
             }
-            tokio::time::sleep(Duration::from_millis(rand::random_range(1..300))).await;
+            let most = if rand::random() { 300 } else { 1500 };
+            tokio::time::sleep(Duration::from_millis(rand::random_range(1..most))).await;
             node.replace().await;
             assert!(!workers.iter().any(|w| w.is_finished()), "a worker failed");
         }
@@ -70,8 +75,10 @@ fn no_moment_to_die_loses_a_line_or_an_exit_code() {
         }
         let count = |counter: &AtomicUsize| counter.load(Ordering::Relaxed);
         println!(
-            "{kills} kills in {:?}: {} containers ended as they should, {} lines and {} execs, {} calls failed",
+            "{kills} kills in {:?}, {:?} until it serves: {} containers ended as they should, \
+             {} lines and {} execs, {} calls failed",
             start.elapsed(),
+            starting / starts.max(1),
             count(&storm.containers),
             count(&storm.lines),
             count(&storm.execs),
@@ -175,7 +182,7 @@ impl Worker {
             }
             self.storm.failed_calls.fetch_add(1, Ordering::Relaxed);
             assert!(start.elapsed() < 3 * PATIENCE, "no answer to {what}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(30)).await;
         }
     }
 

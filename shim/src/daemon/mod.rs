@@ -4,6 +4,7 @@
 //! It ends when it is told to (`Shutdown`) or when its directory (its socket) is gone; never because a client
 //! went away. It owns: the pod's processes (as parent and subreaper), their streams, the socket.
 
+mod beginning;
 mod burial;
 mod clients;
 mod connection;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The processes of one pod: the table of them, and the short things that can be done with one.
-//! How they are made is in [`super::launching`], how they end in [`super::burial`].
+//! How they are made is in [`super::beginning`] and [`super::launching`], how they end in
+//! [`super::burial`].
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
