@@ -114,8 +114,8 @@ pub(super) fn hugepage_sizes() -> Vec<String> {
 }
 
 /// For `checkBeforeUpdate`. A cgroup whose usage cannot be read is new, and uses nothing.
-pub(super) fn check_usage(usage_file: &Path, limits: &Memory) -> Result<(), CgroupError> {
-    let Ok(Some(usage)) = number(usage_file) else {
+pub(super) fn check_usage(usage: Option<u64>, limits: &Memory) -> Result<(), CgroupError> {
+    let Some(usage) = usage else {
         return Ok(());
     };
     for (what, limit) in [("memory+swap", limits.swap), ("memory", limits.limit)] {
@@ -188,6 +188,7 @@ pub(super) fn children(dir: &Path) -> Result<Vec<String>, CgroupError> {
             names.push(name);
         }
     }
+    names.sort();
     Ok(names)
 }
 

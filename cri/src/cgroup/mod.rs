@@ -16,6 +16,7 @@ mod files;
 mod limits;
 mod oom;
 mod stats;
+mod systemd;
 mod v1;
 mod v2;
 
@@ -29,6 +30,7 @@ pub use limits::{
 };
 pub use oom::{OomEvent, OomWatch};
 pub use stats::{InterfaceStats, Pressure, PressureLine, Stats, Summary, interfaces};
+pub use systemd::{Value, systemd, systemd_path, systemd_properties};
 
 /// A checked path relative to the hierarchy root: no `..`, no empty part, never the root itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -114,6 +116,8 @@ pub enum CgroupError {
         limit: i64,
         usage: u64,
     },
+    #[error("systemd: {action}: {reason}")]
+    Systemd { action: String, reason: String },
     #[error("cgroup {path} did not freeze within {waited:?}")]
     NotFrozen {
         path: String,
@@ -137,6 +141,9 @@ pub trait Manager: Send + Sync + std::fmt::Debug {
     fn apply(&self, path: &CgroupPath, limits: &Limits) -> Result<(), CgroupError>;
     /// The directories for a launch plan. Pure.
     fn join(&self, path: &CgroupPath) -> CgroupJoin;
+    /// To be called once a process is in the cgroup, after [`create`](Self::create): lets go of what
+    /// kept it until then (the systemd driver's placeholder). It goes with the manager, at the latest.
+    fn settle(&self, _path: &CgroupPath) {}
     fn exists(&self, path: &CgroupPath) -> bool;
     /// The few figures that the kubelet asks for again and again.
     ///

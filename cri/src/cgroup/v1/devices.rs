@@ -14,7 +14,7 @@ use crate::cgroup::files;
 use crate::cgroup::{CgroupError, DeviceRule};
 
 /// What an exception is about; a number that is `None` stands for all.
-type Device = (char, Option<u32>, Option<u32>);
+pub(in crate::cgroup) type Device = (char, Option<u32>, Option<u32>);
 
 const READ: u8 = 1;
 const WRITE: u8 = 2;
@@ -38,6 +38,19 @@ pub(super) fn apply(dir: &Path, rules: &[DeviceRule]) -> Result<(), CgroupError>
         sinks.write(allow, &line)?;
     }
     Ok(())
+}
+
+/// What rules amount to: the default, and the devices with the access (`rwm`) that is otherwise.
+///
+/// # Errors
+/// When they make a hole in a wildcard.
+pub(in crate::cgroup) fn list(
+    rules: &[DeviceRule],
+) -> Result<(bool, Vec<(Device, String)>), CgroupError> {
+    let policy = policy(rules)?;
+    let exceptions = policy.exceptions.into_iter();
+    let named = exceptions.map(|(device, access)| (device, letters(access)));
+    Ok((policy.allow, named.collect()))
 }
 
 /// The two files, each opened once.
@@ -184,13 +197,14 @@ fn changes(now: &Policy, wanted: &Policy) -> Vec<(bool, String)> {
 /// `c 1:3 rwm`
 fn line((kind, major, minor): Device, access: u8) -> String {
     let number = |number: Option<u32>| number.map_or("*".to_owned(), |n| n.to_string());
-    let mut letters = String::new();
-    for (letter, bit) in [('r', READ), ('w', WRITE), ('m', MKNOD)] {
-        if access & bit != 0 {
-            letters.push(letter);
-        }
-    }
+    let letters = letters(access);
     format!("{kind} {}:{} {letters}", number(major), number(minor))
+}
+
+fn letters(access: u8) -> String {
+    let all = [('r', READ), ('w', WRITE), ('m', MKNOD)];
+    let has = all.into_iter().filter(|(_, bit)| access & bit != 0);
+    has.map(|(letter, _)| letter).collect()
 }
 
 #[cfg(test)]

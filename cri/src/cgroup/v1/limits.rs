@@ -131,7 +131,10 @@ impl Legacy {
 
 fn memory(group: &Group, limits: &Memory) -> Result<()> {
     if limits.check_before_update {
-        files::check_usage(&group.dir.join("memory.usage_in_bytes"), limits)?;
+        let usage = files::number(&group.dir.join("memory.usage_in_bytes"))
+            .ok()
+            .flatten();
+        files::check_usage(usage, limits)?;
     }
     limit_and_swap(group, limits)?;
     if let Some(bytes) = limits.reservation {

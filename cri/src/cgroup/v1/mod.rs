@@ -5,7 +5,7 @@
 //! for every cgroup, and takes its hierarchy from the process, not from a given root.
 
 mod cpuset;
-mod devices;
+pub(super) mod devices;
 mod freezer;
 mod limits;
 mod stats;
@@ -36,8 +36,19 @@ pub(super) struct Legacy {
 impl Legacy {
     /// `None` when none of the controllers that limits need is mounted below `root`.
     pub(super) fn new(root: &Path) -> Option<Legacy> {
+        Legacy::of(root, &CONTROLLERS)
+    }
+
+    /// With systemd's own tree, which has no controller: by it systemd tells whose a process is.
+    pub(super) fn with_named(root: &Path) -> Option<Legacy> {
+        let mut trees = CONTROLLERS.to_vec();
+        trees.push("systemd");
+        Legacy::of(root, &trees)
+    }
+
+    fn of(root: &Path, trees: &[&'static str]) -> Option<Legacy> {
         let mut mounts = Vec::new();
-        for controller in CONTROLLERS {
+        for controller in trees.iter().copied() {
             // `cpu` may be a link to `cpu,cpuacct`: the real name is what others see.
             let dir = root.join(controller);
             let dir = match std::fs::read_link(&dir) {

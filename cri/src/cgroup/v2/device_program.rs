@@ -3,8 +3,14 @@
 //!
 //! The program compares the request with the rules, last rule first, so that the last match wins;
 //! nothing matching means no. The kernel keeps it as long as the cgroup lives.
+//!
+//! It is attached so that others may be beside it (systemd attaches its own, and a container may
+//! want to attach one to a cgroup below): all must agree. An update takes the place of the former
+//! program in one step (kernel 5.6), so that there is no moment without one.
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper here")]
 
+use std::fs::File;
+use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
@@ -137,7 +143,7 @@ struct LoadAttributes {
     flags: u32,
 }
 
-/// The parts of `union bpf_attr` that attaching uses.
+/// The parts of `union bpf_attr` that attaching and detaching use.
 #[repr(C, align(8))]
 #[derive(Default)]
 struct AttachAttributes {
@@ -145,22 +151,81 @@ struct AttachAttributes {
     program: u32,
     attach_type: u32,
     flags: u32,
+    replaced: u32,
+    /// The kernel wants zeros behind the last field, and padding may hold anything.
+    zero: u32,
+}
+
+/// The parts of `union bpf_attr` that asking for attached programs uses.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct QueryAttributes {
+    target: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    zero: u32,
+}
+
+/// The parts of `union bpf_attr` that opening a program uses.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct OpenAttributes {
+    id: u32,
+    next_id: u32,
+    flags: u32,
+    zero: u32,
 }
 
 const BPF_PROG_LOAD: usize = 5;
 const BPF_PROG_ATTACH: usize = 8;
+const BPF_PROG_DETACH: usize = 9;
+const BPF_PROG_GET_FD_BY_ID: usize = 13;
+const BPF_PROG_QUERY: usize = 16;
 const PROGRAM_TYPE_CGROUP_DEVICE: u32 = 15;
 const ATTACH_CGROUP_DEVICE: u32 = 6;
+const ALLOW_MULTI: u32 = 1 << 1;
+const REPLACE: u32 = 1 << 2;
 
 /// Replaces the device program of a cgroup.
 pub(super) fn attach(dir: &Path, rules: &[DeviceRule]) -> Result<(), CgroupError> {
-    load_and_attach(dir, &program(rules)).map_err(|source| CgroupError::DeviceProgram {
-        path: dir.to_path_buf(),
-        source,
-    })
+    load(&program(rules))
+        .and_then(|program| replace(&File::open(dir)?, &program))
+        .map_err(|source| CgroupError::DeviceProgram {
+            path: dir.to_path_buf(),
+            source,
+        })
 }
 
-fn load_and_attach(dir: &Path, code: &[Instruction]) -> std::io::Result<()> {
+/// bpf(2) with one of the attribute structures above.
+fn bpf<T>(command: usize, attributes: &mut T) -> io::Result<i64> {
+    // SAFETY: the structure is a prefix of `union bpf_attr` and its size is passed; it lives across
+    // the call, and what it points to is kept alive by the callers, all in this file.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<T>(),
+        )
+    };
+    match result {
+        0.. => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// As [`bpf`], for the commands that return a descriptor.
+fn bpf_descriptor<T>(command: usize, attributes: &mut T) -> io::Result<OwnedFd> {
+    let raw = bpf(command, attributes)?;
+    // SAFETY: the callers, both in this file, pass commands whose result is a descriptor that the
+    // kernel has just made for this call; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw as i32) })
+}
+
+fn load(code: &[Instruction]) -> io::Result<OwnedFd> {
     let mut bytes = Vec::with_capacity(code.len() * 8);
     for instruction in code {
         bytes.extend_from_slice(&[instruction.code, instruction.registers]);
@@ -174,32 +239,68 @@ fn load_and_attach(dir: &Path, code: &[Instruction]) -> std::io::Result<()> {
         license: c"Apache-2.0".as_ptr() as u64,
         ..LoadAttributes::default()
     };
-    let size = std::mem::size_of::<LoadAttributes>();
-    // SAFETY: the attributes live across the call and their size is passed; they point to the
-    // instructions, whose number is right, and to a C string.
-    let raw = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw mut load, size) };
-    if raw < 0 {
-        return Err(std::io::Error::last_os_error());
-    }
-    // SAFETY: the kernel made this descriptor for the call above, which succeeded; nobody else
-    // owns it.
-    let program = unsafe { OwnedFd::from_raw_fd(raw as i32) };
-    let cgroup = std::fs::File::open(dir)?;
-    let mut attach = AttachAttributes {
+    bpf_descriptor(BPF_PROG_LOAD, &mut load)
+}
+
+/// Attaches a program in place of those that are there.
+fn replace(cgroup: &File, program: &OwnedFd) -> io::Result<()> {
+    let (flags, ids) = attached(cgroup)?;
+    let old = ids.iter().map(|id| open(*id));
+    let old = old.collect::<io::Result<Vec<OwnedFd>>>()?;
+    let mut attributes = AttachAttributes {
         target: cgroup.as_raw_fd() as u32,
         program: program.as_raw_fd() as u32,
         attach_type: ATTACH_CGROUP_DEVICE,
-        // Without BPF_F_ALLOW_MULTI a new program takes the place of the old one.
-        flags: 0,
+        ..AttachAttributes::default()
     };
-    let size = std::mem::size_of::<AttachAttributes>();
-    // SAFETY: the attributes live across the call and their size is passed; both descriptors are
-    // open.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw mut attach, size) };
-    match result {
-        0 => Ok(()),
-        _ => Err(std::io::Error::last_os_error()),
+    if !ids.is_empty() && flags & ALLOW_MULTI == 0 {
+        // One that is alone is replaced by any other that wants to be alone, too.
+        return bpf(BPF_PROG_ATTACH, &mut attributes).map(drop);
     }
+    attributes.flags = ALLOW_MULTI;
+    if let [one] = &old[..] {
+        attributes.flags |= REPLACE;
+        attributes.replaced = one.as_raw_fd() as u32;
+        return bpf(BPF_PROG_ATTACH, &mut attributes).map(drop);
+    }
+    // All must agree, so a moment with the old and the new allows less, not more.
+    bpf(BPF_PROG_ATTACH, &mut attributes)?;
+    old.iter().try_for_each(|old| detach(cgroup, old))
+}
+
+/// How programs are attached to this cgroup itself, and their ids.
+fn attached(cgroup: &File) -> io::Result<(u32, Vec<u32>)> {
+    /// The kernel takes no more on one cgroup.
+    const PROGRAMS_MAX: usize = 64;
+    let mut ids = [0u32; PROGRAMS_MAX];
+    let mut query = QueryAttributes {
+        target: cgroup.as_raw_fd() as u32,
+        attach_type: ATTACH_CGROUP_DEVICE,
+        ids: ids.as_mut_ptr() as u64,
+        count: PROGRAMS_MAX as u32,
+        ..QueryAttributes::default()
+    };
+    bpf(BPF_PROG_QUERY, &mut query)?;
+    let count = (query.count as usize).min(PROGRAMS_MAX);
+    Ok((query.attach_flags, ids[..count].to_vec()))
+}
+
+fn open(id: u32) -> io::Result<OwnedFd> {
+    let mut attributes = OpenAttributes {
+        id,
+        ..OpenAttributes::default()
+    };
+    bpf_descriptor(BPF_PROG_GET_FD_BY_ID, &mut attributes)
+}
+
+fn detach(cgroup: &File, program: &OwnedFd) -> io::Result<()> {
+    let mut attributes = AttachAttributes {
+        target: cgroup.as_raw_fd() as u32,
+        program: program.as_raw_fd() as u32,
+        attach_type: ATTACH_CGROUP_DEVICE,
+        ..AttachAttributes::default()
+    };
+    bpf(BPF_PROG_DETACH, &mut attributes).map(drop)
 }
 
 #[cfg(test)]

@@ -146,7 +146,8 @@ fn memory(group: &Group, limits: &Memory) -> Result<()> {
         return Err(unsupported("memory.useHierarchy", reason));
     }
     if limits.check_before_update {
-        files::check_usage(&group.path("memory.current"), limits)?;
+        let usage = files::number(&group.path("memory.current")).ok().flatten();
+        files::check_usage(usage, limits)?;
     }
     swap(group, limits)?;
     if let Some(limit) = limits.limit {
