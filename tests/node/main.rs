@@ -11,3 +11,4 @@ mod pods;
 mod run;
 mod static_pods;
 mod tidy;
+mod userns;

@@ -248,6 +248,11 @@ fn root_of_a_pod_rules_its_namespaces_and_nothing_else() {
             "echo b > /proc/sysrq-trigger",
             "busybox chown 70000 /bin/busybox",
             "busybox dmesg -n 1",
+            // The class of CVE-2022-0492: a hierarchy of one's own, or the shown one made writable.
+            "mount -t cgroup2 none /tmp && busybox mkdir /tmp/x",
+            "mount -t cgroup -o memory none /tmp && busybox mkdir /tmp/x",
+            "for d in /sys/fs/cgroup /sys/fs/cgroup/*; do mount -o remount,rw,bind $d; \
+             [ -e $d/cgroup.procs ] && busybox mkdir $d/x && exit 0; done; false",
         ] {
             let (text, code) = node.exec(&id, &format!("{{ {forbidden}; }} 2>&1")).await;
             assert_ne!(code, 0, "{forbidden}: {text}");
