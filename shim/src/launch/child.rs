@@ -148,7 +148,7 @@ fn close_descriptors(
 ) -> Result<(), Failed> {
     let fifo = match gate {
         Gate::Fifo(fifo) => Some(fifo.as_fd()),
-        Gate::Open | Gate::Parent => None,
+        Gate::Parent => None,
     };
     let keep = [
         Some(channel),
@@ -169,7 +169,6 @@ fn hide_from_debuggers() -> Result<(), Failed> {
 fn wait_at(gate: &Gate, channel: BorrowedFd<'_>) -> Result<(), Failed> {
     let mut byte = [0];
     let read = match gate {
-        Gate::Open => return Ok(()),
         Gate::Parent => sys::read(channel, &mut byte),
         Gate::Fifo(fifo) => sys::read(fifo.as_fd(), &mut byte),
     };

@@ -44,8 +44,6 @@ pub enum Gate {
     Parent,
     /// One byte in a FIFO, opened for reading and writing: `start` comes from another process.
     Fifo(OwnedFd),
-    /// Nothing.
-    Open,
 }
 
 /// What a child says, and the descriptor that came with it.
@@ -219,15 +217,6 @@ impl Launched {
     /// When exec fails, the process died before it, or a hook fails, which ends the process.
     pub fn start(&mut self) -> Result<(), LaunchError> {
         self.release()?;
-        self.executed()
-    }
-
-    /// Waits for the exec of a process that nothing holds back any more, and runs the poststart
-    /// hooks.
-    ///
-    /// # Errors
-    /// As [`start`](Self::start).
-    pub fn executed(&mut self) -> Result<(), LaunchError> {
         match self.wait()? {
             Heard::Closed => self.poststart(),
             _ => Err(self.words.error(Step::Gate, 0, libc::EPROTO)),

@@ -17,6 +17,7 @@ use super::notify::{self, Notify};
 use super::seal::seal;
 use super::store::{self, Record};
 use super::supervise::{self, Signals};
+use super::terminal::Relay;
 use super::{Attempt, Context, Failure, Outcome, io, manage};
 use crate::cgroup::Limits;
 use crate::oci::{self, CompileContext, spec};
@@ -45,12 +46,14 @@ pub(super) fn run(context: &Context, options: &Run) -> Outcome {
     }
     let job = Job::prepare(context, &options.create, options.detach)?;
     let mut made = job.make(|| Ok(Gate::Parent))?;
+    let relay = Relay::of(&mut made);
+    let relay = job.or_undo(&made, relay)?;
     let started = job.start(&mut made);
     let notify = job.or_undo(&made, started)?;
     let Some(signals) = signals else {
         return Ok(ExitCode::SUCCESS);
     };
-    let ended = supervise::until_exit(&mut made, signals, notify);
+    let ended = supervise::until_exit(&made, signals, relay, notify);
     if !options.keep {
         manage::delete(context, &options.create.id, true)?;
     }

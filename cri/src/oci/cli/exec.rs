@@ -15,6 +15,7 @@ use super::create::not_started;
 use super::seal::seal;
 use super::store::{self, Record, Status};
 use super::supervise::{self, Signals};
+use super::terminal::Relay;
 use super::{Attempt, Context, Failure, Outcome, config, io, subgroup};
 use crate::oci;
 
@@ -58,28 +59,27 @@ fn start(context: &Context, options: &Exec, inherited: io::Inherited) -> Outcome
         false => Some(Signals::block()?),
     };
     let mut launched = enter(&record, options, &plan)?;
-    if let Err(failure) = go(&mut launched, options) {
-        launched.abandon();
-        return Err(failure);
-    }
+    let relay = go(&mut launched, options).inspect_err(|_| launched.abandon())?;
     for note in &launched.notes {
         context.log.warn(note);
     }
     match signals {
         None => Ok(ExitCode::SUCCESS),
-        Some(signals) => supervise::until_exit(&mut launched, signals, None).map(ExitCode::from),
+        Some(signals) => supervise::until_exit(&launched, signals, relay, None).map(ExitCode::from),
     }
 }
 
-fn go(launched: &mut Launched, options: &Exec) -> Outcome<()> {
+fn go(launched: &mut Launched, options: &Exec) -> Outcome<Option<Relay>> {
     let pidfd_socket = options.pidfd_socket.as_deref();
     io::hand_over(
         launched,
         options.console_socket.as_deref(),
         pidfd_socket.map(|socket| (socket, "setns")),
     )?;
+    let relay = Relay::of(launched)?;
     launched.start().map_err(|error| not_started(&error))?;
-    io::write_pid(options.pid_file.as_deref(), launched.pid)
+    io::write_pid(options.pid_file.as_deref(), launched.pid)?;
+    Ok(relay)
 }
 
 fn enter(record: &Record, options: &Exec, plan: &ProcessPlan) -> Outcome<Launched> {

@@ -55,6 +55,12 @@ const MEMORY_POLICIES: [&str; 7] = [
     "MPOL_WEIGHTED_INTERLEAVE",
 ];
 
+const MEMORY_POLICY_FLAGS: [&str; 3] = [
+    "MPOL_F_NUMA_BALANCING",
+    "MPOL_F_RELATIVE_NODES",
+    "MPOL_F_STATIC_NODES",
+];
+
 pub(super) fn features() -> Outcome {
     print(&serde_json::to_string_pretty(&document()).attempt("encoding")?)?;
     Ok(ExitCode::SUCCESS)
@@ -84,9 +90,11 @@ fn linux() -> Value {
     let enabled =
         |pointer: &str, value: Value| json!({"enabled": takes(&[(pointer, value)]).is_some()});
     let policies = MEMORY_POLICIES.into_iter().filter(|mode| {
-        let policy = json!({"mode": mode, "nodes": "0"});
-        takes(&[("/linux/memoryPolicy", policy)]).is_some()
+        memory_policy(json!({ "mode": mode })) || memory_policy(json!({"mode": mode, "nodes": "0"}))
     });
+    let flags = MEMORY_POLICY_FLAGS
+        .into_iter()
+        .filter(|flag| memory_policy(json!({"mode": "MPOL_BIND", "nodes": "0", "flags": [flag]})));
     let rdma = serde_json::from_value::<LinuxResources>(json!({"rdma": {"x": {"hcaHandles": 1}}}));
     json!({
         "namespaces": NAMESPACES.into_iter().filter(|kind| namespace(kind)).collect::<Vec<_>>(),
@@ -102,10 +110,15 @@ fn linux() -> Value {
         "apparmor": enabled("/process/apparmorProfile", json!("podwright-asks")),
         "selinux": enabled("/process/selinuxLabel", json!("a:b:c:d")),
         "intelRdt": enabled("/linux/intelRdt", json!({"closID": "podwright-asks"})),
-        "memoryPolicy": {"modes": policies.collect::<Vec<_>>(), "flags": []},
+        "memoryPolicy": {"modes": policies.collect::<Vec<_>>(),
+            "flags": flags.collect::<Vec<_>>()},
         "mountExtensions": {"idmap": {"enabled": mount_option("idmap")}},
         "netDevices": enabled("/linux/netDevices", json!({"eth0": {}})),
     })
+}
+
+fn memory_policy(policy: Value) -> bool {
+    takes(&[("/linux/memoryPolicy", policy)]).is_some()
 }
 
 /// The default specification with parts replaced: (JSON pointer, value). `None` when it is refused.

@@ -148,7 +148,9 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Outcome {
         let message = format!("cannot delete container {id} that is not stopped: {status}");
         return Err(Failure::new(message));
     }
-    if let Some(process) = store::first_process(&record) {
+    if status != Status::Stopped
+        && let Some(process) = store::first_process(&record)
+    {
         // Fails only when it has just ended.
         let _ = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL);
         if status == Status::Running {

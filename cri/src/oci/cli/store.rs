@@ -263,7 +263,12 @@ pub(super) fn new_record(id: &str, pid: u32, spec: &Spec) -> Record {
 
 /// When a process started; `None` when it is gone or a zombie.
 fn start_time(pid: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    use std::io::Read;
+    // More than the file's 52 numbers take: one read gets it all.
+    let mut buffer = [0; 2048];
+    let mut file = std::fs::File::open(format!("/proc/{pid}/stat")).ok()?;
+    let length = file.read(&mut buffer).ok()?;
+    let text = String::from_utf8_lossy(buffer.get(..length)?);
     // The name, in parentheses, may contain anything.
     let (_, rest) = text.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();

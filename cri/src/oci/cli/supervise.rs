@@ -55,12 +55,11 @@ impl Signals {
 
 /// The exit code of the process; 128 + signal when a signal ended it.
 pub(super) fn until_exit(
-    launched: &mut Launched,
+    launched: &Launched,
     signals: Signals,
-    notify: Option<Listening>,
+    mut relay: Option<Relay>,
+    mut notify: Option<Listening>,
 ) -> Outcome<u8> {
-    let mut relay = launched.terminal.take().map(Relay::start).transpose()?;
-    let mut notify = notify;
     loop {
         let mut fds = vec![
             events::interest(launched.pidfd.as_fd(), libc::POLLIN),

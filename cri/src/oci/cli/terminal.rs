@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::termios::{self, SetArg, Termios};
+use shim::launch::Launched;
 use shim::sys::{self, events};
 
 use super::{Attempt, Outcome};
@@ -38,7 +39,13 @@ impl Drop for Ours {
 }
 
 impl Relay {
-    pub(super) fn start(master: OwnedFd) -> Outcome<Relay> {
+    /// For a process in the foreground that has a terminal. Called before it is let go, so that it
+    /// finds its terminal in the right size.
+    pub(super) fn of(launched: &mut Launched) -> Outcome<Option<Relay>> {
+        launched.terminal.take().map(Relay::start).transpose()
+    }
+
+    fn start(master: OwnedFd) -> Outcome<Relay> {
         let terminal = find()?;
         let before = termios::tcgetattr(&terminal).attempt("reading the terminal's mode")?;
         let mut raw = before.clone();
