@@ -136,5 +136,7 @@ fn events_streams_statistics_and_kills_until_the_container_ends() {
     std::fs::write(bundle.path("rootfs/tmp/go"), "").expect("writes");
     until("oom");
     std::fs::write(bundle.path("rootfs/tmp/end"), "").expect("writes");
+    // To its end: a full pipe would hold it up.
+    lines.for_each(drop);
     assert!(child.wait().expect("ends").success());
 }
