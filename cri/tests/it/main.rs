@@ -5,6 +5,7 @@
 //! a temporary directory, under a cgroup `/podwright-test-<random>`, and checks at its end that
 //! nothing of it is left.
 
+mod attack;
 mod crash;
 mod exec;
 mod lifecycle;

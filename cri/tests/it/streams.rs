@@ -11,9 +11,9 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::node::{Handle, PATIENCE, shell, test, words};
 
-type Socket = WebSocketStream<TcpStream>;
+pub(crate) type Socket = WebSocketStream<TcpStream>;
 
-async fn open(url: &str, protocol: &str) -> Result<Socket, Error> {
+pub(crate) async fn open(url: &str, protocol: &str) -> Result<Socket, Error> {
     let address = url
         .strip_prefix("http://")
         .unwrap()

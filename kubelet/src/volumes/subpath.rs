@@ -254,6 +254,62 @@ mod tests {
         assert!(open(&volume, Path::new("inside")).is_ok());
     }
 
+    /// CVE-2021-25741: a container exchanges a directory of the volume for a link to the node's
+    /// files, as fast as it can, while the node looks the path up and makes what is missing.
+    #[test]
+    fn a_directory_that_is_exchanged_for_a_link_leads_nowhere() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let dir = tempfile::tempdir().expect("a directory");
+        let (volume, outside) = (dir.path().join("volume"), dir.path().join("outside"));
+        fs::create_dir_all(volume.join("sub")).expect("creates");
+        fs::create_dir_all(outside.join("there")).expect("creates");
+        symlink(&outside, volume.join("link")).expect("links");
+        let stop = AtomicBool::new(false);
+        let (mut opened, mut refused) = (0u32, 0u32);
+        std::thread::scope(|scope| {
+            let (from, to) = (volume.join("link"), volume.join("sub"));
+            let stop = &stop;
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let flags = nix::fcntl::RenameFlags::RENAME_EXCHANGE;
+                    nix::fcntl::renameat2(
+                        nix::fcntl::AT_FDCWD,
+                        &from,
+                        nix::fcntl::AT_FDCWD,
+                        &to,
+                        flags,
+                    )
+                    .expect("exchanges");
+                }
+            });
+            for round in 0..4000u32 {
+                let made = format!("sub/there/{}", round % 7);
+                for sub in ["sub", "sub/there", made.as_str()] {
+                    match open(&volume, Path::new(sub)) {
+                        Err(_) => refused += 1,
+                        Ok(fd) => {
+                            opened += 1;
+                            let path = fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+                            let path = path.expect("has a name");
+                            assert!(!path.starts_with(&outside), "{sub} became {path:?}");
+                        }
+                    }
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert!(
+            opened > 0 && refused > 0,
+            "{opened} opened, {refused} refused"
+        );
+        let names = |path: &Path| fs::read_dir(path).expect("lists").count();
+        assert_eq!(
+            (names(&outside), names(&outside.join("there"))),
+            (1, 0),
+            "made outside"
+        );
+    }
+
     #[test]
     fn missing_directories_are_made_with_the_mode_of_the_volume() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The fuzzers' corpora, through the fuzzers' own functions: an input that once failed is tried in
+//! every build. An executable of its own, because a shim's loop reaps every child of its process.
+
+#[path = "../../../fuzz/src/input.rs"]
+mod input;
+#[path = "../../../fuzz/src/protocol.rs"]
+mod protocol;
+#[path = "../../../fuzz/src/seccomp.rs"]
+mod seccomp;
+#[path = "../../../fuzz/src/spec.rs"]
+mod spec;
+#[path = "../../../fuzz/src/splitter.rs"]
+mod splitter;
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// One at a time: descriptors are counted.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn replay(target: &str, check: fn(&[u8])) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
+    let entries = std::fs::read_dir(dir.join(target)).expect("a corpus");
+    let mut count = 0;
+    for entry in entries {
+        let path = entry.expect("lists").path();
+        println!("{}", path.display());
+        check(&std::fs::read(path).expect("reads"));
+        count += 1;
+    }
+    assert!(count > 0, "the corpus is empty");
+}
+
+#[test]
+fn specs_compile_or_are_refused_in_one_line() {
+    replay("spec", spec::check);
+}
+
+#[test]
+fn seccomp_programs_decide_as_their_profiles_say() {
+    replay("seccomp", seccomp::check);
+}
+
+#[test]
+fn a_shim_survives_its_clients() {
+    replay("protocol", protocol::check);
+}
+
+#[test]
+fn a_log_holds_what_was_written() {
+    replay("splitter", splitter::check);
+}
