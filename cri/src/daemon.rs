@@ -139,6 +139,11 @@ fn open(config: Config, streaming: SocketAddr) -> crate::fault::Result<Arc<Runti
     ] {
         make_private_dir(&dir)?;
     }
+    // Whoever made them first, an image store of its own or an older build, may have left them open.
+    for dir in [paths.data(), paths.run()] {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
+            .map_err(|e| Fault::internal(format!("closing {}", dir.display()), e))?;
+    }
     let images = ImageStore::open(ImageStore::dir_in(&config.data_dir), &config.registries_dir)
         .map_err(|e| Fault::internal("opening the image store", e))?;
     let cgroups = cgroup::detect(Path::new(CGROUP_ROOT))

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The fuzzers' corpora, through the fuzzers' own functions: an input that once failed is tried in
 //! every build. An executable of its own, because a shim's loop reaps every child of its process.
+#![expect(
+    unreachable_pub,
+    reason = "the same files are modules of the fuzzers' library"
+)]
 
 #[path = "../../../fuzz/src/input.rs"]
 mod input;
