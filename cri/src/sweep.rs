@@ -6,6 +6,7 @@
 //! is removed only when nobody holds a name for it, and it was seen a round before.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,15 +80,11 @@ fn known(runtime: &Runtime) -> BTreeSet<String> {
 async fn find(runtime: &Runtime) -> BTreeSet<Leftover> {
     let mut found = BTreeSet::new();
     let paths = &runtime.paths;
-    let places: [(_, fn(String) -> Leftover); 4] = [
-        (paths.shims(), Leftover::Shim),
-        (paths.netns_dir(), Leftover::Shim),
-        (paths.sandboxes(), Leftover::Sandbox),
-        (paths.containers(), Leftover::Container),
-    ];
-    for (dir, kind) in places {
-        found.extend(list(&dir).await.unwrap_or_default().into_iter().map(kind));
-    }
+    let in_dir = async |dir: &Path| list(dir).await.unwrap_or_default().into_iter();
+    found.extend(in_dir(&paths.shims()).await.map(Leftover::Shim));
+    found.extend(in_dir(&paths.netns_dir()).await.map(Leftover::Shim));
+    found.extend(in_dir(&paths.sandboxes()).await.map(Leftover::Sandbox));
+    found.extend(in_dir(&paths.containers()).await.map(Leftover::Container));
     match runtime.images.leases().await {
         Ok(owners) => found.extend(owners.into_iter().map(Leftover::Lease)),
         Err(error) => note(Err(Fault::internal("looking at image leases", error))),
