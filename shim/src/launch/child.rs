@@ -3,9 +3,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::hooks::{self, Failure, Tail};
 use super::prepare::Prepared;
 use super::report::{self, Step};
-use super::{Gate, Stdio, filesystem, hooks, identity};
+use super::{Gate, Stdio, filesystem, identity};
 use crate::sys::{self, Clone, Errno, mounts, socket};
 
 /// What failed: the step, the index within the plan's list, and why.
@@ -201,8 +202,10 @@ fn create_hooks(prepared: &Prepared, gate: &Gate, channel: BorrowedFd<'_>) -> Re
         sys::umask(0o022);
         hook.exec(None)
     };
-    if let Err(failure) = ready.run(sys::getpid(), exec) {
-        give_up_after(Step::CreateContainerHook, &failure, gate, channel);
+    let mut tail = Tail::default();
+    if let Err(Failure { index, cause }) = ready.run(sys::getpid(), &mut tail, exec) {
+        let failed = (Step::CreateContainerHook, index, cause.encode());
+        give_up(gate, channel, failed, tail.bytes());
     }
     Ok(())
 }
@@ -214,14 +217,11 @@ fn start_hooks(prepared: &mut Prepared, gate: &Gate, channel: BorrowedFd<'_>) {
         Ok(()) => hook.exec(Some(&process.env)),
         Err((_, _, errno)) => errno,
     };
-    if let Err(failure) = ready.run(sys::getpid(), exec) {
-        give_up_after(Step::StartContainerHook, &failure, gate, channel);
+    let mut tail = Tail::default();
+    if let Err(Failure { index, cause }) = ready.run(sys::getpid(), &mut tail, exec) {
+        let failed = (Step::StartContainerHook, index, cause.encode());
+        give_up(gate, channel, failed, tail.bytes());
     }
-}
-
-fn give_up_after(step: Step, failure: &hooks::Failure, gate: &Gate, channel: BorrowedFd<'_>) -> ! {
-    let failed = (step, failure.index, failure.cause.encode());
-    give_up(gate, channel, failed, failure.output())
 }
 
 fn join_cgroups(prepared: &Prepared) -> Result<(), Failed> {

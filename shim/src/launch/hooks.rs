@@ -105,16 +105,22 @@ impl Ready {
     }
 
     /// Runs them in order, until one fails. `exec` is called in each hook's own process and does
-    /// not return unless it fails. `pid` is the container's process as seen by the hook.
-    pub(super) fn run(&self, pid: u32, exec: &mut Exec<'_>) -> Result<(), Failure> {
+    /// not return unless it fails. `pid` is the container's process as seen by the hook. `tail` is
+    /// what the last one printed: the caller's, because it is large and no heap can be had here.
+    pub(super) fn run(
+        &self,
+        pid: u32,
+        tail: &mut Tail,
+        exec: &mut Exec<'_>,
+    ) -> Result<(), Failure> {
         for (index, hook) in self.hooks.iter().enumerate() {
-            let mut tail = Tail::default();
+            tail.length = 0;
             let cause = match self.stdin(pid) {
-                Ok(stdin) => run_one(hook, stdin, exec, &mut tail),
+                Ok(stdin) => run_one(hook, stdin, exec, tail),
                 Err(errno) => Some(Cause::System(errno)),
             };
             if let Some(cause) = cause {
-                return Err(Failure { index, cause, tail });
+                return Err(Failure { index, cause });
             }
         }
         Ok(())
@@ -255,17 +261,10 @@ impl std::fmt::Display for Cause {
 pub(super) struct Failure {
     pub index: usize,
     pub cause: Cause,
-    tail: Tail,
-}
-
-impl Failure {
-    pub(super) fn output(&self) -> &[u8] {
-        self.tail.bytes()
-    }
 }
 
 /// The end of what was printed.
-struct Tail {
+pub(super) struct Tail {
     bytes: [u8; OUTPUT_MAX],
     length: usize,
 }
@@ -280,7 +279,7 @@ impl Default for Tail {
 }
 
 impl Tail {
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
@@ -419,12 +418,12 @@ fn drain(output: BorrowedFd<'_>, tail: &mut Tail) -> Sys<usize> {
 /// The first hook that fails: its number, path, exit status and the end of what it printed.
 pub fn run(point: HookPoint, hooks: &Hooks, pid: u32) -> Result<(), LaunchError> {
     let ready = Ready::new(point, hooks)?;
-    ready
-        .run(pid, &mut |hook| hook.exec(None))
-        .map_err(|failure| {
-            let path = point.of(hooks).get(failure.index).map(|hook| &*hook.path);
-            error(point, failure.index, path, failure.cause, failure.output())
-        })
+    let mut tail = Tail::default();
+    let ran = ready.run(pid, &mut tail, &mut |hook| hook.exec(None));
+    ran.map_err(|Failure { index, cause }| {
+        let path = point.of(hooks).get(index).map(|hook| &*hook.path);
+        error(point, index, path, cause, tail.bytes())
+    })
 }
 
 /// Runs all hooks after the container's end, of which none keeps another from running; returns

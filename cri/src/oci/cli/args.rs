@@ -99,7 +99,7 @@ pub(super) enum Command {
         id: String,
     },
     /// Run another process in a container
-    Exec(Exec),
+    Exec(Box<Exec>),
     /// List the containers of this root
     List {
         #[arg(long, short, value_enum, default_value = "table")]
@@ -126,7 +126,7 @@ pub(super) enum Command {
     /// Let all processes of a paused container run on
     Resume { id: String },
     /// Change the limits of a container
-    Update(Update),
+    Update(Box<Update>),
     /// Print statistics at an interval, and kills for want of memory
     Events {
         /// Print the statistics once
