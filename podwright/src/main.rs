@@ -16,6 +16,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+/// A link with this name to the executable is the OCI runtime.
+const OCI_RUNTIME: &str = "podwright-oci";
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os().peekable();
     // The same file under the name of a CNI plugin is that plugin, for other runtimes to execute.
@@ -25,8 +28,8 @@ fn main() -> ExitCode {
     }
     let program = args.next();
     // The OCI runtime forks without exec and is timed by the millisecond: it comes before anything
-    // that parses more or starts a thread.
-    if args.next_if(|verb| verb == "oci").is_some() {
+    // that parses more or starts a thread. Engines that take one path call it by its own name.
+    if name == OCI_RUNTIME || args.next_if(|verb| verb == "oci").is_some() {
         let name = OsString::from("podwright oci");
         return cri::oci::cli::main(std::iter::once(name).chain(args));
     }

@@ -11,10 +11,10 @@ use tests::{TestHost, wait_until};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::containerd::Containerd;
-use crate::oci::remove_parent_cgroups;
 use crate::report::Report;
 use crate::{installed, memory};
+use tests::containerd::Containerd;
+use tests::leftovers::remove_parent_cgroups;
 
 mod v1 {
     #![allow(unreachable_pub, clippy::all)]

@@ -4,7 +4,6 @@
 //! `podwright-bench [--runs N] [--only oci,cri,server] [--json FILE]` prints a table, and the same
 //! as JSON. Everything runs in test hosts and is gone afterwards. It measures; it asserts nothing.
 
-mod containerd;
 mod cri;
 mod memory;
 mod oci;

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::host::{binary, stdout_of};
-use tests::{TestHost, image};
+use tests::host::binary;
+use tests::{TestHost, image, leftovers};
 
 use crate::installed;
 use crate::report::{Report, sample};
@@ -59,20 +59,9 @@ fn verbs(runtime: &[String], runs: usize, prepare: &str) -> Result<Vec<std::time
         call(&["delete", "--force", &id])
     })
     .with_context(|| format!("measuring {runtime:?}"))?;
-    remove_parent_cgroups(&host)?;
+    leftovers::remove_parent_cgroups(&host)?;
     host.down()?;
     Ok(samples)
-}
-
-/// The runtimes remove only the containers' own cgroups, not those above, which they made too, some
-/// of them in hierarchies that podwright leaves alone.
-pub(crate) fn remove_parent_cgroups(host: &TestHost) -> Result<()> {
-    stdout_of(&mut host.podwright(&["purge"]))?;
-    let name = host.cgroup_parent.trim_start_matches('/');
-    let script = format!(
-        "find /sys/fs/cgroup -depth -type d -path '*/{name}*' -exec rmdir {{}} + 2>/dev/null || true"
-    );
-    host.sh(&script).map(drop)
 }
 
 fn make_bundle(bundle: &Path, cgroup_parent: &str) -> Result<()> {

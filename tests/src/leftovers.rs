@@ -4,6 +4,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
+
+use crate::TestHost;
+use crate::host::stdout_of;
+
 /// Everything that still mentions a host's directory or cgroup, in words for a failed assertion.
 pub fn of(dir: &Path, cgroup_parent: &str) -> Vec<String> {
     let marker = dir.to_string_lossy();
@@ -38,6 +43,17 @@ fn mounts(marker: &str) -> Vec<String> {
         .filter(|line| line.contains(marker))
         .map(|line| format!("mount {line}"))
         .collect()
+}
+
+/// The runtimes remove only the containers' own cgroups, not those above, which they made too, some
+/// of them in hierarchies that podwright leaves alone.
+pub fn remove_parent_cgroups(host: &TestHost) -> Result<()> {
+    stdout_of(&mut host.podwright(&["purge"]))?;
+    let name = host.cgroup_parent.trim_start_matches('/');
+    let script = format!(
+        "find /sys/fs/cgroup -depth -type d -path '*/{name}*' -exec rmdir {{}} + 2>/dev/null || true"
+    );
+    host.sh(&script).map(drop)
 }
 
 /// Directories of `parent` in every cgroup hierarchy mounted below /sys/fs/cgroup.

@@ -6,6 +6,7 @@
 //! nothing is left: no process, mount, cgroup or file. Dropping a host does the same without the
 //! proof, so that a failed test doesn't disturb the next one.
 
+pub mod containerd;
 pub mod host;
 pub mod image;
 pub mod leftovers;

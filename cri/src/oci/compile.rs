@@ -118,8 +118,16 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
         hooks: hooks::hooks(spec, &context.id, &context.bundle)?,
     };
     let names = plan.hostname.is_some() || plan.domainname.is_some();
-    if names && plan.namespaces.uts != Namespace::New {
-        return Err(invalid("hostname", "it needs a new UTS namespace"));
+    if names && plan.namespaces.uts == Namespace::Host {
+        return Err(invalid("hostname", "it needs a UTS namespace"));
+    }
+    let domain = plan
+        .sysctls
+        .iter()
+        .find(|(path, _)| path == "kernel/domainname");
+    if domain.is_some_and(|(_, value)| plan.domainname.as_ref().is_some_and(|name| name != value)) {
+        let reason = "it contradicts domainname";
+        return Err(invalid("linux.sysctl[kernel.domainname]", reason));
     }
     process::of_all_processes(spec, &mut plan.process, &context.id, &context.bundle)?;
     users::check_user(&plan.namespaces.user, &plan.process.user)?;

@@ -81,7 +81,7 @@ pub fn compile_process(
     Ok(ProcessPlan {
         executable: Executable::Args,
         args,
-        env: process.env().clone().unwrap_or_default(),
+        env: environment(process),
         cwd,
         user: User {
             uid: user.uid(),
@@ -116,6 +116,17 @@ pub fn compile_process(
         session_keyring: None,
         preserved_fds: 0,
     })
+}
+
+/// As with runc, the last of several entries for a variable counts, and an empty HOME is none.
+fn environment(process: &Process) -> Vec<String> {
+    let mut seen = std::collections::BTreeSet::new();
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut env: Vec<String> = process.env().iter().flatten().cloned().collect();
+    env.reverse();
+    env.retain(|entry| seen.insert(name(entry)) && entry != "HOME=");
+    env.reverse();
+    env
 }
 
 fn refuse_parts(process: &Process) -> Result<(), CompileError> {
@@ -158,10 +169,6 @@ fn capabilities(process: &Process) -> Result<plan::Capabilities, CompileError> {
     if sets.effective & !sets.permitted != 0 {
         let reason = "it grants more than process.capabilities.permitted";
         return Err(invalid("process.capabilities.effective", reason));
-    }
-    if sets.ambient & !(sets.permitted & sets.inheritable) != 0 {
-        let reason = "it grants more than permitted and inheritable";
-        return Err(invalid("process.capabilities.ambient", reason));
     }
     Ok(sets)
 }

@@ -194,7 +194,7 @@ fn start_tells_what_failed_after_it() {
     let output = bundle.oci(&["start", &bundle.id]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
-        said.contains("exec: \"/bin/broken\": exec format error"),
+        said.contains("exec /bin/broken: exec format error"),
         "{said}"
     );
 }

@@ -315,7 +315,12 @@ impl Words {
 
     pub(crate) fn error(&self, step: Step, index: usize, errno: Errno) -> LaunchError {
         let (blame, message) = match step {
-            Step::Lookup | Step::Exec => self.executable(errno),
+            Step::Lookup => self.executable(errno),
+            // A script's interpreter may be what is missing, so the words are runc's other ones.
+            Step::Exec => {
+                let (blame, _) = self.executable(errno);
+                (blame, format!("exec {}: {}", self.program, reason(errno)))
+            }
             _ => (
                 Blame::System,
                 format!("{}: {}", self.attempt(step, index), reason(errno)),

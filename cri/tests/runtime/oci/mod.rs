@@ -145,17 +145,30 @@ impl Bundle {
         text[start..=end].to_owned()
     }
 
-    /// No state, no cgroup, no process of this container.
+    /// No state, cgroup, mount or process of this container.
     pub(crate) fn nothing_left(&self) {
         assert!(!self.path("root").join(&self.id).exists(), "its state");
-        for hierarchy in std::fs::read_dir("/sys/fs/cgroup")
-            .expect("lists")
-            .flatten()
-        {
-            let cgroup = hierarchy.path().join(&self.id);
+        let hierarchies = std::fs::read_dir("/sys/fs/cgroup").expect("lists");
+        let hierarchies = hierarchies.flatten().map(|entry| entry.path());
+        for hierarchy in hierarchies.chain(["/sys/fs/cgroup".into()]) {
+            let cgroup = hierarchy.join(&self.id);
             assert!(!cgroup.exists(), "{}", cgroup.display());
         }
-        assert!(!Path::new("/sys/fs/cgroup").join(&self.id).exists());
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("reads");
+        assert!(!mounts.contains(self.bundle()), "{mounts}");
+        // One that has been killed, or that sees that its parent was, takes a moment to go.
+        wait_for("its processes are gone", || !self.has_process());
+    }
+
+    /// Whether a process still has the arguments of one of our commands.
+    fn has_process(&self) -> bool {
+        let mut entries = std::fs::read_dir("/proc").expect("lists").flatten();
+        entries.any(|entry| {
+            let environment = std::fs::read(entry.path().join("environ"));
+            let environment = environment.unwrap_or_default();
+            let id = self.id.as_bytes();
+            environment.windows(id.len()).any(|window| window == id)
+        })
     }
 
     pub(crate) fn bundle(&self) -> &str {

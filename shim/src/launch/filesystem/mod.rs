@@ -58,10 +58,9 @@ pub(super) fn set_up(
         true => Some(terminal::console(top, root).map_err(at(Step::Terminal))?),
         false => None,
     };
-    if !root.readonly {
-        // As runc does: a working directory that does not exist is made, empty, by root.
-        paths::make(top, &root.cwd, true, Links::Follow).map_err(at(Step::Cwd))?;
-    }
+    // As runc does: a working directory that does not exist is made, empty, by root. The root becomes
+    // read-only later.
+    paths::make(top, &root.cwd, true, Links::Follow).map_err(at(Step::Cwd))?;
     hooks()?;
     hide::hide(top, root, null.as_fd())?;
     late_readonly(root)?;

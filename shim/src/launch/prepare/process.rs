@@ -139,6 +139,15 @@ fn clamp_capabilities(mut wanted: Capabilities, own: u64, notes: &mut Vec<String
     ] {
         *set &= own;
     }
+    // The kernel's own condition; as with runc, what does not meet it is left out.
+    let ambient = wanted.ambient & wanted.permitted & wanted.inheritable;
+    if ambient != wanted.ambient {
+        let beyond = wanted.ambient & !ambient;
+        notes.push(format!(
+            "ambient capabilities {beyond:#x} are not permitted and inheritable and were left out"
+        ));
+        wanted.ambient = ambient;
+    }
     wanted
 }
 

@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Debian's containerd with runc and the reference CNI plugins, in a test host, as a peer.
+//! Debian's containerd with runc and the reference CNI plugins, in a test host, as a peer, or with
+//! another runtime than runc.
 
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use crate::host::stdout_of;
+use crate::{TestHost, wait_until};
 use anyhow::{Context, Result};
-use tests::host::stdout_of;
-use tests::{TestHost, wait_until};
 
 /// A running containerd; ended when dropped.
-pub(crate) struct Containerd {
+pub struct Containerd {
     child: Child,
-    pub(crate) socket: PathBuf,
+    pub socket: PathBuf,
 }
 
 const CONFIG: &str = r#"
@@ -45,7 +46,7 @@ const NETWORK: &str = r#"{
 impl Containerd {
     /// Starts it in `host` with the busybox image of the host's store, which also serves as the
     /// sandbox image with a process that sleeps.
-    pub(crate) fn start(host: &TestHost) -> Result<Self> {
+    pub fn start(host: &TestHost) -> Result<Self> {
         let dir = host.path().to_string_lossy().into_owned();
         let config = host.write("containerd.toml", &CONFIG.replace("DIR", &dir))?;
         host.write(
@@ -98,7 +99,7 @@ impl Containerd {
         Ok(())
     }
 
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 }
