@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A visit to another mount namespace, and back.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::{Prepare, open};
@@ -16,7 +16,7 @@ pub(super) fn visit<T>(
     enter: impl FnOnce() -> Sys<()>,
     work: impl FnOnce() -> Sys<T>,
 ) -> Prepare<Sys<T>> {
-    let own = open("/proc/self/ns/mnt", libc::O_RDONLY)?;
+    let own = open("/proc/thread-self/ns/mnt", libc::O_RDONLY)?;
     let root = open("/", libc::O_PATH | libc::O_DIRECTORY)?;
     let here = open(".", libc::O_PATH | libc::O_DIRECTORY)?;
     let done = enter().and_then(|()| work());
@@ -28,20 +28,21 @@ pub(super) fn visit<T>(
     Ok(done)
 }
 
-/// A detached mount by mount(2), for what fsconfig(2) cannot say: (source, type, options), mounted
-/// over `target` in a passing mount namespace, after `before` was done there.
-pub(super) fn mount(
-    (source, fstype, options): (&CStr, &CStr, &CStr),
+/// A detached mount by mount(2), for what fsconfig(2) cannot say: (source, type), mounted over
+/// `target` in a passing mount namespace. `options` is called there, and returns them with what has
+/// to stay open.
+pub(super) fn mount<T>(
+    (source, fstype): (&CStr, &CStr),
     target: &CStr,
-    before: impl FnOnce() -> Sys<()>,
+    options: impl FnOnce() -> Sys<(CString, T)>,
 ) -> Prepare<Sys<OwnedFd>> {
     let enter = || {
         sys::unshare(libc::CLONE_NEWNS)?;
         mounts::set_all_propagation(libc::MS_PRIVATE)
     };
     visit(enter, || {
-        before()?;
-        mounts::mount(source, target, fstype, options)?;
+        let (options, _open) = options()?;
+        mounts::mount(source, target, fstype, &options)?;
         mounts::open_tree(mounts::cwd(), target, false)
     })
 }

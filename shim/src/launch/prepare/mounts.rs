@@ -264,8 +264,8 @@ fn split(options: &[&String]) -> Prepare<Vec<(CString, Option<CString>)>> {
 fn mount_with_long_options(fstype: &str, source: &str, options: &[&String]) -> Prepare<OwnedFd> {
     let all: Vec<&str> = options.iter().map(|option| option.as_str()).collect();
     let (source, options) = (text(source)?, text(&all.join(","))?);
-    let what = (source.as_c_str(), &*text(fstype)?, options.as_c_str());
-    elsewhere::mount(what, c"/proc", || Ok(()))?
+    let what = (source.as_c_str(), &*text(fstype)?);
+    elsewhere::mount(what, c"/proc", || Ok((options, ())))?
         .map_err(|errno| LaunchError::prepare(format!("mounting {fstype:?}"), errno))
 }
 

@@ -7,6 +7,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::idmap::Idmaps;
 use super::{Prepare, elsewhere, open, text};
@@ -25,6 +26,13 @@ struct Layers {
     /// Id-mapped mounts that the directories are seen through, each with where it was copied from.
     mapped: Vec<(OwnedFd, CString)>,
     _creator: Option<Creator>,
+}
+
+/// Where they are.
+struct Paths<'a> {
+    lower: &'a [String],
+    upper: &'a str,
+    work: &'a str,
 }
 
 /// While it lives, this process makes files as the container's root. Overlayfs makes some of its
@@ -66,15 +74,28 @@ pub(super) fn overlay(
     idmaps: &mut Idmaps,
 ) -> Prepare<OwnedFd> {
     let label = label.map(text).transpose()?;
+    let paths = Paths { lower, upper, work };
     let layers = match idmap {
         None => plain(lower, upper, work)?,
         Some(mappings) => id_mapped(lower, upper, work, mappings, idmaps)?,
     };
-    match by_options(&layers, label.as_deref()) {
-        // The kernel is older than 6.7 (`lowerdir+`) or 6.15 (layers on detached mounts).
-        Err(libc::EINVAL) => by_mount(&layers, upper, label.as_deref()),
-        mounted => mounted.map_err(|errno| LaunchError::prepare("mounting an overlay", errno)),
+    // `lowerdir+` came with 6.7; 6.15 allows layers on detached mounts.
+    let needed = if idmap.is_some() { (6, 15) } else { (6, 7) };
+    if kernel() < needed {
+        return by_mount(&layers, &paths, label.as_deref());
     }
+    by_options(&layers, label.as_deref())
+        .map_err(|errno| LaunchError::prepare("mounting an overlay", errno))
+}
+
+/// (major, minor). Asking overlayfs itself would leave an error in the kernel's log each time.
+fn kernel() -> (u32, u32) {
+    static KERNEL: OnceLock<(u32, u32)> = OnceLock::new();
+    *KERNEL.get_or_init(|| {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let mut numbers = release.split('.').map_while(|number| number.parse().ok());
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+    })
 }
 
 fn plain(lower: &[String], upper: &str, work: &str) -> Prepare<Layers> {
@@ -105,6 +126,9 @@ fn id_mapped(
         let name = text(path)?;
         let tree = mounts::open_tree(mounts::cwd(), &name, false)
             .map_err(|errno| LaunchError::prepare(format!("opening layer {path:?}"), errno))?;
+        // As a peer of the host's mount, it would pass on to it what is mounted on it.
+        mounts::set_attributes(tree.as_fd(), 0, 0, libc::MS_PRIVATE, false)
+            .map_err(|errno| LaunchError::prepare(format!("isolating layer {path:?}"), errno))?;
         idmaps.apply(&tree, path, mappings, false)?;
         mapped.push((tree, name));
     }
@@ -174,28 +198,51 @@ fn by_options(layers: &Layers, label: Option<&CStr>) -> sys::Sys<OwnedFd> {
     mounts::fsmount(context.as_fd(), 0)
 }
 
-/// As older kernels want it: options as one string, id-mapped layers attached in the mount
-/// namespace of the caller. That is a passing one here.
-fn by_mount(layers: &Layers, target: &str, label: Option<&CStr>) -> Prepare<OwnedFd> {
+/// As older kernels want it: options as one string, and layers in the mount namespace of the caller,
+/// which is a passing one here. Id-mapped layers are attached there, others are opened again.
+fn by_mount(layers: &Layers, paths: &Paths<'_>, label: Option<&CStr>) -> Prepare<OwnedFd> {
     let attempt = |errno| LaunchError::prepare("mounting an overlay", errno);
-    let names: Vec<String> = layers.lower.iter().map(name).collect();
-    let (lower, upper, work) = (names.join(":"), name(&layers.upper), name(&layers.work));
-    let options = format!("lowerdir={lower},upperdir={upper},workdir={work},volatile");
-    let label = label.map(|label| format!(",context=\"{}\"", label.to_string_lossy()));
-    let options = options + &label.unwrap_or_default();
-    if options.len() > MOUNT_OPTIONS_MAX {
-        let what = format!("mounting an overlay of {} layers", names.len());
-        return Err(LaunchError::prepare(what, libc::E2BIG));
-    }
-    let (options, target) = (text(&options)?, text(target)?);
-    let attach_layers = || {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let opened = |path: &str| {
+        let path = CString::new(path).map_err(|_| libc::EINVAL)?;
+        mounts::openat(mounts::cwd(), &path, flags, 0)
+    };
+    let options = || {
+        if layers.mapped.is_empty() {
+            let lower: sys::Sys<Vec<_>> = paths.lower.iter().map(|path| opened(path)).collect();
+            let here = Layers {
+                lower: lower?,
+                upper: opened(paths.upper)?,
+                work: opened(paths.work)?,
+                mapped: Vec::new(),
+                _creator: None,
+            };
+            return Ok((one_string(&here, label)?, Some(here)));
+        }
         for (tree, place) in &layers.mapped {
             let place = mounts::openat(mounts::cwd(), place, libc::O_PATH, 0)?;
             mounts::attach(tree.as_fd(), place.as_fd())?;
         }
-        Ok(())
+        Ok((one_string(layers, label)?, None))
     };
-    elsewhere::mount((c"overlay", c"overlay", &options), &target, attach_layers)?.map_err(attempt)
+    let target = text(paths.upper)?;
+    elsewhere::mount((c"overlay", c"overlay"), &target, options)?.map_err(attempt)
+}
+
+fn one_string(layers: &Layers, label: Option<&CStr>) -> sys::Sys<CString> {
+    let lower: Vec<String> = layers.lower.iter().map(name).collect();
+    let (upper, work) = (name(&layers.upper), name(&layers.work));
+    let mut options = format!(
+        "lowerdir={},upperdir={upper},workdir={work},volatile",
+        lower.join(":")
+    );
+    if let Some(label) = label {
+        options += &format!(",context=\"{}\"", label.to_string_lossy());
+    }
+    match options.len() > MOUNT_OPTIONS_MAX {
+        true => Err(libc::E2BIG),
+        false => CString::new(options).map_err(|_| libc::EINVAL),
+    }
 }
 
 #[cfg(test)]
@@ -230,15 +277,27 @@ mod tests {
         };
         let (mut idmaps, lower) = (Idmaps::default(), [path("a"), path("b")]);
         let table = || std::fs::read("/proc/thread-self/mountinfo").expect("reads");
+        // Everything is shared, as systemd has it; for this thread only.
+        sys::unshare(libc::CLONE_NEWNS).expect("needs root");
+        for flag in [libc::MS_PRIVATE, libc::MS_SHARED] {
+            mounts::set_all_propagation(flag).expect("changes");
+        }
         let before = table();
-        let tree = id_mapped(
-            &lower,
-            &path("upper"),
-            &path("work"),
-            &mappings,
-            &mut idmaps,
-        )
-        .and_then(|layers| by_mount(&layers, &path("upper"), None));
+        let (upper, work) = (path("upper"), path("work"));
+        let paths = Paths {
+            lower: &lower,
+            upper: &upper,
+            work: &work,
+        };
+        let layers = id_mapped(&lower, &upper, &work, &mappings, &mut idmaps).expect("maps");
+        let seen = mounts::fstat(layers.upper.as_fd()).expect("stats").st_uid;
+        assert_eq!(seen, 100_000, "the upper directory is mapped");
+        let tree = by_mount(&layers, &paths, None);
+        if let Ok(tree) = &tree {
+            mounts::mkdirat(tree.as_fd(), c"made", 0o755).expect("makes");
+        }
+        drop(layers);
+        let made = std::fs::metadata(path("upper/made")).expect("is there");
         let owner = tree.as_ref().map(|tree| {
             let file = mounts::openat(tree.as_fd(), c"file", libc::O_PATH, 0).expect("is there");
             mounts::fstat(file.as_fd()).expect("stats").st_uid
@@ -246,5 +305,32 @@ mod tests {
         assert_eq!(table(), before, "nothing is mounted in our own namespace");
         std::fs::remove_dir_all(&dir).expect("removes");
         assert_eq!(owner.expect("mounts"), 100_000);
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), 0);
+    }
+
+    /// As above.
+    #[test]
+    fn an_older_kernel_mounts_plain_layers_in_a_passing_namespace() {
+        let dir = std::env::temp_dir().join(format!("podwright-plain-{}", std::process::id()));
+        let path = |name: &str| dir.join(name).to_string_lossy().into_owned();
+        for name in ["a", "b", "upper", "work"] {
+            std::fs::create_dir_all(path(name)).expect("creates");
+        }
+        std::fs::write(path("b/file"), "").expect("writes");
+        let (lower, upper, work) = ([path("a"), path("b")], path("upper"), path("work"));
+        let paths = Paths {
+            lower: &lower,
+            upper: &upper,
+            work: &work,
+        };
+        let layers = plain(&lower, &upper, &work).expect("opens");
+        let tree = by_mount(&layers, &paths, None);
+        let found = tree
+            .as_ref()
+            .map(|tree| mounts::openat(tree.as_fd(), c"file", libc::O_PATH, 0).is_ok());
+        let found = found.map_err(ToString::to_string);
+        drop(tree);
+        std::fs::remove_dir_all(&dir).expect("removes");
+        assert_eq!(found, Ok(true));
     }
 }
