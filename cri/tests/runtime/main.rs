@@ -27,5 +27,6 @@ mod process;
 mod rootfs;
 mod seccomp;
 mod streams;
+mod systemd;
 mod trace;
 mod version;

@@ -228,6 +228,17 @@ impl Manager for Systemd {
         self.files.remove(path)
     }
 
+    /// The unit has to end too, which it does not everywhere by its cgroup being removed.
+    fn destroy(&self, path: &CgroupPath) -> Result<(), CgroupError> {
+        match unit(path) {
+            Some(_) => {
+                self.kill(path)?;
+                self.remove(path)
+            }
+            None => self.files.destroy(path),
+        }
+    }
+
     fn children(&self, path: &CgroupPath) -> Result<Vec<String>, CgroupError> {
         self.files.children(path)
     }

@@ -24,9 +24,12 @@ impl Placeholder {
             reason: std::io::Error::from_raw_os_error(errno).to_string(),
         };
         match sys::clone3(0, None).map_err(failed)? {
-            // Handlers are the default ones after this clone, so the alarm ends it. Nothing here
-            // allocates.
+            // Handlers are the default ones after this clone, so the alarm ends it, once it is not
+            // blocked, as it is in a runtime that passes signals on. Nothing here allocates.
             Clone::Child => {
+                if sys::reset_signals().is_err() {
+                    sys::exit(1);
+                }
                 nix::unistd::alarm::set(LIFETIME_SECS);
                 loop {
                     nix::unistd::pause();

@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 
+use super::config::CONFIG;
 use super::store::Record;
-use super::{Attempt, Context, Failure, Outcome};
+use super::{Attempt, Failure, Outcome};
 use crate::cgroup::{self, CgroupPath, Manager};
 
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-/// Whether cgroups can be systemd's.
-pub(super) const SYSTEMD: bool = false;
 
 #[derive(Debug)]
 pub(super) struct Cgroup {
@@ -21,28 +20,36 @@ pub(super) struct Cgroup {
 }
 
 impl Cgroup {
-    /// `linux.cgroupsPath`, or the id. Nothing is made yet.
-    pub(super) fn of_spec(context: &Context, spec: &Spec, id: &str) -> Outcome<Cgroup> {
-        if context.systemd {
-            return Err(Failure::new(
-                "--systemd-cgroup is not supported: cgroups are made directly",
-            ));
-        }
+    /// Where `linux.cgroupsPath` says, or a place named after the id. Nothing is made yet.
+    pub(super) fn of_spec(systemd: bool, spec: &Spec, id: &str) -> Outcome<Cgroup> {
         let linux = spec.linux().as_ref();
         let given = linux.and_then(|linux| linux.cgroups_path().as_ref());
         let given = given
             .map(|path| path.to_string_lossy())
             .filter(|path| !path.is_empty());
-        let path = given.as_deref().unwrap_or(id);
+        if !systemd {
+            return Ok(Cgroup {
+                manager: directly()?,
+                path: CgroupPath::new(given.as_deref().unwrap_or(id))
+                    .attempt("config.json: linux.cgroupsPath")?,
+            });
+        }
+        let annotations = spec.annotations().iter().flatten();
+        let annotations = annotations.map(|(key, value)| (key.as_str(), value.as_str()));
+        let properties = cgroup::systemd_properties(annotations).attempt(CONFIG)?;
         Ok(Cgroup {
-            manager: manager()?,
-            path: CgroupPath::new(path).attempt("config.json: linux.cgroupsPath")?,
+            manager: by_systemd(properties)?,
+            path: cgroup::systemd_path(given.as_deref(), id).attempt(CONFIG)?,
         })
     }
 
     pub(super) fn of_record(record: &Record) -> Outcome<Cgroup> {
+        let manager = match record.systemd {
+            true => by_systemd(Vec::new())?,
+            false => directly()?,
+        };
         Ok(Cgroup {
-            manager: manager()?,
+            manager,
             path: CgroupPath::new(&record.cgroup).attempt("reading the state")?,
         })
     }
@@ -88,6 +95,10 @@ impl Cgroup {
     }
 }
 
-fn manager() -> Outcome<Arc<dyn Manager>> {
+fn directly() -> Outcome<Arc<dyn Manager>> {
     cgroup::detect(Path::new(CGROUP_ROOT)).attempt("looking for cgroups")
+}
+
+fn by_systemd(properties: Vec<(String, cgroup::Value)>) -> Outcome<Arc<dyn Manager>> {
+    cgroup::systemd(Path::new(CGROUP_ROOT), properties).attempt("--systemd-cgroup")
 }

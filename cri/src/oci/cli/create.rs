@@ -89,7 +89,7 @@ impl<'a> Job<'a> {
         if let Some(notify) = &notify {
             notify.add_to(&mut spec);
         }
-        let cgroup = Cgroup::of_spec(context, &spec, &options.id)?;
+        let cgroup = Cgroup::of_spec(context.systemd, &spec, &options.id)?;
         let rootfs = rootfs(&spec, &bundle)?;
         let mut plan = compile(&spec, &options.id, &bundle, &rootfs, &cgroup)?;
         plan.no_pivot = options.no_pivot;
@@ -130,6 +130,9 @@ impl<'a> Job<'a> {
 
     fn keep_config(&self) -> Outcome<()> {
         let store = &self.context.store;
+        if self.context.systemd {
+            store.mark_systemd(&self.options.id)?;
+        }
         store.save_config(&self.options.id, &self.text)?;
         if let Some(filter) = &self.plan.process.seccomp {
             store.save_seccomp(&self.options.id, filter)?;
@@ -151,7 +154,10 @@ impl<'a> Job<'a> {
     fn launch(&self, gate: Gate) -> Outcome<Launched> {
         let stdio = io::stdio(self.plan.process.terminal)?;
         self.context.log.debug(|| "launching".to_owned());
-        launch::launch(&self.plan, stdio, gate, None).map_err(|error| not_started(&error))
+        let launched = launch::launch(&self.plan, stdio, gate, None);
+        let launched = launched.map_err(|error| not_started(&error))?;
+        self.cgroup.manager.settle(&self.cgroup.path);
+        Ok(launched)
     }
 
     /// Everything that others find the container by.

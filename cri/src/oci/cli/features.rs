@@ -102,7 +102,7 @@ fn linux() -> Value {
         "cgroup": {
             "v1": true,
             "v2": true,
-            "systemd": super::cgroups::SYSTEMD,
+            "systemd": true,
             "systemdUser": false,
             "rdma": rdma.is_ok_and(|resources| oci::limits(&resources).is_ok()),
         },

@@ -177,7 +177,8 @@ fn wait_for_end(process: BorrowedFd<'_>) -> Outcome<()> {
 /// What a `create` that was killed has left: perhaps a cgroup with a process, and its directory.
 fn remove_unfinished(context: &Context, id: &str) -> Outcome<()> {
     if let Ok(spec) = context.store.spec(id) {
-        Cgroup::of_spec(context, &spec, id)?.destroy()?;
+        let systemd = context.store.is_systemd(id);
+        Cgroup::of_spec(systemd, &spec, id)?.destroy()?;
     }
     context.store.remove(id)
 }

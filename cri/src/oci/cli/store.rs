@@ -18,6 +18,9 @@ pub(super) const DEFAULT_ROOT: &str = "/run/podwright/oci";
 const STATE: &str = "state.json";
 const FIFO: &str = "exec.fifo";
 const SECCOMP: &str = "seccomp";
+/// Is there when systemd makes the cgroup. The record says so too, but a `create` that was killed
+/// has none.
+const SYSTEMD: &str = "systemd";
 const VERSION: u32 = 1;
 
 /// What is kept of a container.
@@ -126,6 +129,15 @@ impl Store {
         std::fs::write(&temporary, text)
             .and_then(|()| std::fs::rename(&temporary, &path))
             .attempt(format_args!("writing {}", path.display()))
+    }
+
+    pub(super) fn mark_systemd(&self, id: &str) -> Outcome<()> {
+        let path = self.dir(id).join(SYSTEMD);
+        std::fs::write(&path, "").attempt(format_args!("writing {}", path.display()))
+    }
+
+    pub(super) fn is_systemd(&self, id: &str) -> bool {
+        self.dir(id).join(SYSTEMD).exists()
     }
 
     pub(super) fn save_config(&self, id: &str, text: &[u8]) -> Outcome<()> {

@@ -17,6 +17,7 @@ mod limits;
 mod pause;
 mod run;
 mod show;
+mod systemd;
 mod terminal;
 
 /// Arguments of one command, for this same test binary to run.
