@@ -109,7 +109,7 @@ impl<'a> Input<'a> {
     fn value(&mut self) -> Value {
         match self.byte() % 10 {
             0 => Value::Null,
-            1 => json!(self.byte() % 2 == 0),
+            1 => json!(self.byte().is_multiple_of(2)),
             2 => json!(NUMBERS[self.below(NUMBERS.len())]),
             3 => json!(self.number()),
             4 => json!(self.text()),

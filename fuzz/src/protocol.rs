@@ -178,7 +178,7 @@ fn harmless(bytes: &[u8]) -> Vec<u8> {
 fn body(input: &mut Input<'_>) -> Body {
     let process = |input: &mut Input<'_>| ProcessId {
         container: input.word(),
-        exec: (input.byte() % 2 == 0).then(|| input.word()),
+        exec: (input.byte().is_multiple_of(2)).then(|| input.word()),
     };
     match input.byte() % 12 {
         0 => Body::State,
@@ -189,8 +189,8 @@ fn body(input: &mut Input<'_>) -> Body {
             plan: Box::default(),
             io: ContainerIo {
                 log_path: None,
-                stdin: input.byte() % 2 == 0,
-                stdin_once: input.byte() % 2 == 0,
+                stdin: input.byte().is_multiple_of(2),
+                stdin_once: input.byte().is_multiple_of(2),
             },
         },
         4 => Body::Start {
@@ -199,7 +199,7 @@ fn body(input: &mut Input<'_>) -> Body {
         5 => Body::Signal {
             process: process(input),
             signal: i32::from(input.byte()) - 64,
-            all: input.byte() % 2 == 0,
+            all: input.byte().is_multiple_of(2),
         },
         6 => Body::Exec {
             container: input.word(),
@@ -216,9 +216,9 @@ fn body(input: &mut Input<'_>) -> Body {
         },
         9 => Body::Attach {
             container: input.word(),
-            stdin: input.byte() % 2 == 0,
-            stdout: input.byte() % 2 == 0,
-            stderr: input.byte() % 2 == 0,
+            stdin: input.byte().is_multiple_of(2),
+            stdout: input.byte().is_multiple_of(2),
+            stderr: input.byte().is_multiple_of(2),
         },
         10 => Body::ReopenLog {
             container: input.word(),

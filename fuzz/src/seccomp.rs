@@ -104,7 +104,7 @@ fn decides(mut input: Input<'_>) {
     let action = |input: &mut Input<'_>| ACTIONS[input.below(ACTIONS.len())];
     let (default, mut rules) = (action(&mut input), Vec::new());
     for (name, _) in CALLS {
-        if input.byte() % 3 == 0 {
+        if input.byte().is_multiple_of(3) {
             continue;
         }
         let first = input.below(6);

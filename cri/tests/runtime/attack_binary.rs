@@ -2,14 +2,14 @@
 //! Attacks on the runtime's own executables through /proc/<pid>/exe (CVE-2019-5736): the image's
 //! program is the runtime itself, and somebody in the container tries to write to it.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Output;
 
 use serde_json::{Value, json};
 
 use crate::oci::Bundle;
-use crate::pod::{Pod, container};
+use crate::pod::{Pod, container, write_program};
 
 /// Makes this test executable, started in a container as "the runtime", stay.
 const STAY: &str = "PODWRIGHT_TEST_STAY";
@@ -24,15 +24,17 @@ fn stay() {
 }
 
 /// Finds a process that runs none of the container's own programs, opens its executable, kills it,
-/// and tries to write; says how that went.
+/// and tries to write; says how that went. One that has ended in between is passed over: a failing
+/// `exec 3<` would end the shell.
 const WRITER: &str = r#"
 while :; do for dir in /proc/[0-9]*; do
   case "$(readlink $dir/exe)" in */busybox|"") continue;; esac
-  exec 3<$dir/exe || continue
-  (echo attack >/proc/self/fd/3) 2>&1 && echo WRITTEN
-  kill -9 ${dir#/proc/}
-  for i in 1 2 3 4 5 6 7 8 9; do (echo attack >/proc/self/fd/3) 2>&1 && echo WRITTEN; done
-  echo done; exit
+  {
+    (echo attack >/proc/self/fd/3) 2>&1 && echo WRITTEN
+    kill -9 ${dir#/proc/}
+    for i in 1 2 3 4 5 6 7 8 9; do (echo attack >/proc/self/fd/3) 2>&1 && echo WRITTEN; done
+    echo done; exit
+  } 3<$dir/exe
 done; done"#;
 
 /// Programs that are the runtime by another name.
@@ -40,8 +42,7 @@ fn make_programs(rootfs: &Path) -> [&'static str; 3] {
     symlink("/proc/self/exe", rootfs.join("bin/link")).expect("links");
     symlink("/proc/thread-self/exe", rootfs.join("bin/thread")).expect("links");
     let script = rootfs.join("bin/script");
-    std::fs::write(&script, "#!/proc/self/exe\n").expect("writes");
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("sets");
+    write_program(&script, "#!/proc/self/exe\n");
     ["/bin/link", "/bin/thread", "/bin/script"]
 }
 

@@ -2,7 +2,6 @@
 //! Attacks through descriptors that the runtime holds (CVE-2024-21626): as working directory, as a
 //! way to a program of the host, as an interpreter. And what a container sees of them: nothing.
 
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use cri::oci::CompileContext;
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use shim::plan::ProcessPlan;
 
 use crate::cgroup::Subtree;
-use crate::pod::{Pod, container};
+use crate::pod::{Pod, container, copy_program, write_program};
 
 /// More than the shim and a child that is being set up have open.
 const NUMBERS: std::ops::Range<u32> = 0..48;
@@ -31,7 +30,7 @@ impl Target {
         tree.manager.create(&tree.path).expect("creates");
         std::fs::create_dir(pod.path("loot")).expect("creates");
         let loot = pod.path("loot/busybox");
-        std::fs::copy("/bin/busybox", &loot).expect("copies");
+        copy_program("/bin/busybox", &loot);
         Target { pod, tree, loot }
     }
 
@@ -161,12 +160,8 @@ async fn no_interpreter_of_the_host_is_executed_through_a_descriptor() {
     let rootfs = target.pod.rootfs();
     for number in NUMBERS {
         let script = rootfs.join(format!("bin/evil{number}"));
-        std::fs::write(
-            &script,
-            format!("#!/proc/self/fd/{number}/{UP}{loot} echo\n"),
-        )
-        .expect("writes");
-        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).expect("sets");
+        let line = format!("#!/proc/self/fd/{number}/{UP}{loot} echo\n");
+        write_program(&script, &line);
         let name = format!("/bin/evil{number}");
         let args = [("/process/args", json!([name]))];
         let output = target.attempt(&format!("i{number}"), "", &args).await;

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 
-use crate::pod::{Pod, container};
+use crate::pod::{Pod, container, copy_program};
 
 const STATUS: &str = "grep -E '^(CapInh|CapAmb|CapBnd|Groups)' /proc/self/status";
 
@@ -157,7 +157,7 @@ mod keys {
 #[tokio::test]
 async fn keys_are_not_shared_between_containers() {
     let pod = Pod::start().await;
-    std::fs::copy("/proc/self/exe", pod.rootfs().join("bin/keys")).expect("copies");
+    copy_program("/proc/self/exe", &pod.rootfs().join("bin/keys"));
     let args = json!([
         "/bin/keys",
         "--exact",

@@ -2,11 +2,10 @@
 //! Bundles that cannot become containers: runc's exit codes, an error that names what is wrong, and
 //! nothing left.
 
-use std::os::unix::fs::PermissionsExt;
-
 use serde_json::{Value, json};
 
 use crate::oci::Bundle;
+use crate::pod::write_program;
 
 /// What `create` and `run` say of a bundle; both fail with code 1.
 fn refusal(bundle: &Bundle) -> String {
@@ -107,8 +106,7 @@ fn a_program_that_is_not_there_or_cannot_run() {
     }
     let bundle = Bundle::new("", &[("/process/args", json!(["/bin/broken"]))]);
     let broken = bundle.path("rootfs/bin/broken");
-    std::fs::write(&broken, "no program").expect("writes");
-    std::fs::set_permissions(broken, PermissionsExt::from_mode(0o755)).expect("changes");
+    write_program(&broken, "no program");
     let output = bundle.oci(&["run", "--bundle", bundle.bundle(), &bundle.id]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{said}");

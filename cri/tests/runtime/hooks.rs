@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::oci::Bundle;
+use crate::pod::write_program;
 
 /// In the order of a container's life.
 const POINTS: [&str; 6] = [
@@ -187,9 +188,7 @@ fn start_tells_what_failed_after_it() {
 
     let bundle = Bundle::new("", &[("/process/args", json!(["/bin/broken"]))]);
     let broken = bundle.path("rootfs/bin/broken");
-    std::fs::write(&broken, "\x7fELF").expect("writes");
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(broken, mode).expect("changes");
+    write_program(&broken, "\x7fELF");
     bundle.ok(&["create", "--bundle", bundle.bundle(), &bundle.id]);
     let output = bundle.oci(&["start", &bundle.id]);
     let said = String::from_utf8_lossy(&output.stdout);

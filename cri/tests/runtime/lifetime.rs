@@ -64,6 +64,7 @@ async fn removing_the_directory_ends_the_shim_and_its_containers() {
     let gone = |pid: u32| move || !Path::new(&format!("/proc/{pid}")).exists();
     eventually("the sandbox is gone", gone(pod.sandbox_pid)).await;
     eventually("the shim is gone", gone(shim_pid)).await;
+    assert!(!pod.dir.exists(), "nothing was written to it in the end");
 }
 
 #[tokio::test]

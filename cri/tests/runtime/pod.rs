@@ -42,7 +42,7 @@ impl Pod {
         let dir = root.path().join("pod");
         std::fs::create_dir(&dir).expect("creates");
         make_rootfs(&root.path().join("rootfs"));
-        let programs = Programs::install(&root.path().join("bin")).expect("installs");
+        let programs = install(&root.path().join("bin"));
         let options = SpawnOptions {
             dir: dir.clone(),
             cgroup: CgroupJoin::default(),
@@ -241,11 +241,51 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
     }
 }
 
+/// The runtime's own programs.
+pub(crate) fn install(dir: &Path) -> Programs {
+    let programs = Programs::install(dir).expect("installs");
+    until_not_busy(&programs.shim);
+    until_not_busy(&programs.pause);
+    programs
+}
+
+pub(crate) fn copy_program(from: &str, to: &Path) {
+    std::fs::copy(from, to).unwrap_or_else(|error| panic!("copying {from}: {error}"));
+    until_not_busy(to);
+}
+
+pub(crate) fn write_program(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).expect("writes");
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("sets");
+    until_not_busy(path);
+}
+
+/// To be called for a program that was just written. A process that another test is starting has a
+/// copy of our descriptor until it executes, and what somebody can write to cannot be executed.
+#[expect(unsafe_code, reason = "leases have no safe interface here")]
+fn until_not_busy(path: &Path) {
+    use std::os::fd::AsRawFd;
+    let file = std::fs::File::open(path).expect("opens");
+    // SAFETY: a valid descriptor and two numbers.
+    let lease =
+        |kind: libc::c_int| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind) };
+    let start = Instant::now();
+    // A read lease is given when nobody has the file open for writing (fcntl(2)).
+    while lease(libc::F_RDLCK) != 0 {
+        let error = std::io::Error::last_os_error();
+        assert_eq!(error.raw_os_error(), Some(libc::EAGAIN), "{error}");
+        assert!(start.elapsed() < DEADLINE, "{} is busy", path.display());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(lease(libc::F_UNLCK), 0);
+}
+
 pub(crate) fn make_rootfs(root: &Path) {
     for dir in ["bin", "etc", "tmp"] {
         std::fs::create_dir_all(root.join(dir)).expect("creates");
     }
-    std::fs::copy(BUSYBOX, root.join("bin/busybox")).expect("busybox-static is installed");
+    copy_program(BUSYBOX, &root.join("bin/busybox"));
     for applet in APPLETS {
         symlink("busybox", root.join("bin").join(applet)).expect("links");
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::pod::copy_program;
+
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 pub(crate) const BOOTED: &str = "/run/systemd/system";
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -109,8 +111,7 @@ pub(crate) fn run_under_systemd(test: &str) {
     }
     let dir = tempfile::tempdir().expect("a temporary directory");
     let name = format!("podwright-test-{:08x}", rand::random::<u32>());
-    let own = std::env::current_exe().expect("an executable");
-    std::fs::copy(own, dir.path().join("probe")).expect("copies");
+    copy_program("/proc/self/exe", &dir.path().join("probe"));
     std::fs::write(dir.path().join("inner"), INNER).expect("writes");
     let trees = trees();
     let list: Vec<String> = trees.iter().map(|dir| dir.display().to_string()).collect();

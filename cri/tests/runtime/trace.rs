@@ -56,13 +56,15 @@ pub(crate) enum Victim {
 /// Runs a command and kills the victim after its `nth` step, counted from 1. Returns whether there
 /// were that many, after the command has ended.
 pub(crate) fn kill_after(command: &mut Command, victim: Victim, nth: usize) -> bool {
-    // SAFETY: between fork and exec, the closure makes one system call on constants.
-    let traced = unsafe {
-        command.pre_exec(|| match libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) {
+    let trace_me = || {
+        // SAFETY: no pointer is passed.
+        match unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } {
             -1 => Err(std::io::Error::last_os_error()),
             _ => Ok(()),
-        })
+        }
     };
+    // SAFETY: between fork and exec, the closure makes one system call and allocates nothing.
+    let traced = unsafe { command.pre_exec(trace_me) };
     let mut child = traced.spawn().expect("spawns");
     let pid = pid_t::try_from(child.id()).expect("a pid");
     assert!(libc::WIFSTOPPED(wait(pid)), "it stops at its exec");

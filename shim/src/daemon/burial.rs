@@ -61,6 +61,9 @@ impl Processes {
     }
 
     fn keep(&self, id: &ProcessId, record: &ExitRecord) {
+        if self.dir_goes {
+            return;
+        }
         if let Err(error) = records::write(&self.dir, &id.container, record) {
             complain(format_args!(
                 "writing the exit record of {}: {error}",

@@ -110,6 +110,7 @@ impl Daemon {
     pub fn run(mut self) -> io::Result<()> {
         while self.shutdown.is_none() {
             if !self.turn(self.patience())? {
+                self.processes.dir_goes = true;
                 break;
             }
         }

@@ -21,6 +21,8 @@ use crate::sys;
 #[derive(Debug)]
 pub(super) struct Processes {
     pub(super) dir: PathBuf,
+    /// Somebody is removing the directory: no file of ours may get in between.
+    pub(super) dir_goes: bool,
     pub(super) all: BTreeMap<ProcessId, Process>,
     /// What clients are to be told.
     pub(super) news: Vec<News>,
@@ -127,6 +129,7 @@ impl Processes {
     pub(super) fn new(dir: &Path) -> Processes {
         Processes {
             dir: dir.to_path_buf(),
+            dir_goes: false,
             all: BTreeMap::new(),
             news: Vec::new(),
         }

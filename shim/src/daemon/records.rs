@@ -16,14 +16,17 @@ fn path(dir: &Path, container: &str) -> PathBuf {
     dir.join(FOLDER).join(container)
 }
 
-/// Writes a record. Replaces an older one.
+/// Writes a record. Replaces an older one. A directory that is gone is not made again.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub(super) fn write(dir: &Path, container: &str, record: &ExitRecord) -> io::Result<()> {
     let target = path(dir, container);
     let temporary = dir.join(FOLDER).join(format!(".{container}.new"));
-    std::fs::create_dir_all(dir.join(FOLDER))?;
+    match std::fs::create_dir(dir.join(FOLDER)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
     std::fs::write(&temporary, text(record))?;
     std::fs::rename(temporary, target)
 }

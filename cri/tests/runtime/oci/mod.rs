@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The OCI commands, each in a process of its own.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode, Output};
 
 use serde_json::{Value, json};
