@@ -22,8 +22,9 @@ async fn all_statistics_of_a_working_container() {
     let path = tree.child(
         "c",
         &json!({"memory": {"limit": 64 << 20}, "pids": {"limit": 30},
-            "cpu": {"quota": 50000, "period": 100_000}}),
+            "cpu": {"quota": 5000, "period": 10_000}}),
     );
+    // The work takes several of these short periods, however fast the machine is.
     tree.launch(&pod, "c", &path, WORK).await;
     printed(&pod, "c", "done\n").await;
     let stats = tree.manager.stats(&path).expect("reads");
