@@ -12,7 +12,9 @@ use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
     LinkFlags, LinkInfo, LinkMessage,
@@ -284,6 +286,29 @@ impl Route {
         .map(drop)
     }
 
+    /// Move a link to another network namespace and give it its name there, in one request. It is
+    /// down afterwards, without addresses and perhaps with another index.
+    pub fn move_to(
+        &mut self,
+        link: &Link,
+        name: &str,
+        netns: BorrowedFd<'_>,
+    ) -> Result<(), LinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        message
+            .attributes
+            .push(LinkAttribute::IfName(name.to_owned()));
+        message
+            .attributes
+            .push(LinkAttribute::NetNsFd(netns.as_raw_fd()));
+        self.request(
+            || format!("moving link {} as {name}", link.name),
+            vec![(0, RouteNetlinkMessage::SetLink(message))],
+        )
+        .map(drop)
+    }
+
     /// Delete a link by index. Succeeds when it is gone already.
     pub fn delete(&mut self, index: u32) -> Result<(), LinkError> {
         let mut message = LinkMessage::default();
@@ -335,6 +360,25 @@ impl Route {
             vec![(NLM_F_DUMP, request)],
         )?;
         Ok(answers.into_iter().filter_map(as_address).collect())
+    }
+
+    /// The addresses of a link that were given to it by hand and mean the same everywhere: neither
+    /// those with a lifetime nor link-local ones.
+    pub fn lasting_addresses(&mut self, index: u32) -> Result<Vec<Cidr>, LinkError> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.request(
+            || format!("listing the addresses of link {index}"),
+            vec![(NLM_F_DUMP, request)],
+        )?;
+        let lasting = answers.into_iter().filter(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => {
+                message.header.index == index
+                    && message.header.scope == AddressScope::Universe
+                    && message.header.flags.contains(AddressHeaderFlags::Permanent)
+            }
+            _ => false,
+        });
+        Ok(lasting.filter_map(as_address).map(|(_, a)| a).collect())
     }
 
     /// The unicast routes of the main table: destination, gateway, link.

@@ -53,6 +53,7 @@ fn compile(spec: &Spec) {
             seccomp: seccomp.clone(),
             cgroup_v2,
             sandbox_binds: vec![("/dev/shm".into(), "/dev/shm".into())],
+            does_the_rest: cgroup_v2,
             ..CompileContext::default()
         };
         match oci::compile(spec, &context) {

@@ -10,7 +10,7 @@ use shim::plan::{
 };
 
 use super::devices::{devices, symlinks};
-use super::{hooks, mounts, namespaces, process, sysctl, users};
+use super::{hooks, intel_rdt, mounts, namespaces, net_devices, process, sysctl, users};
 
 /// What the spec itself does not say.
 #[derive(Debug, Clone, Default)]
@@ -33,6 +33,9 @@ pub struct CompileContext {
     /// Directories of the sandbox's mount namespace to bind: (path there, destination). They
     /// replace spec mounts of the same destination. `("/dev/shm", "/dev/shm")` shares the pod's.
     pub sandbox_binds: Vec<(String, String)>,
+    /// The caller does `linux.netDevices` (`net_devices`) and `linux.intelRdt` (`intel_rdt`): both
+    /// are done beside the process, from outside. Otherwise they are refused.
+    pub does_the_rest: bool,
 }
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -82,7 +85,7 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
         .linux()
         .as_ref()
         .ok_or_else(|| invalid("linux", "it is missing"))?;
-    refuse_linux(linux, context)?;
+    by_the_caller(linux, context)?;
     let process = spec
         .process()
         .as_ref()
@@ -134,13 +137,14 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
     Ok(plan)
 }
 
-fn refuse_linux(linux: &Linux, context: &CompileContext) -> Result<(), CompileError> {
-    let devices = linux.net_devices().as_ref();
-    refuse(
-        "linux.netDevices",
-        devices.is_some_and(|map| !map.is_empty()),
-    )?;
-    refuse("linux.intelRdt", linux.intel_rdt().is_some())?;
+/// What is no part of the plan has to be done by the caller.
+fn by_the_caller(linux: &Linux, context: &CompileContext) -> Result<(), CompileError> {
+    let moves = !net_devices::net_devices(linux)?.is_empty();
+    let rdt = intel_rdt::intel_rdt(linux)?.is_some();
+    if !context.does_the_rest {
+        refuse("linux.netDevices", moves)?;
+        refuse("linux.intelRdt", rdt)?;
+    }
     if linux.seccomp().is_some() && context.seccomp.is_none() {
         return Err(invalid("linux.seccomp", "it was not compiled beforehand"));
     }

@@ -191,6 +191,7 @@ async fn plan(
             } else {
                 vec![shm]
             },
+            does_the_rest: false,
         };
         let mut plan = oci::compile(&spec, &context).map_err(|e| Fault::invalid(e.to_string()))?;
         plan.process.seccomp = seccomp(&record, plan.process.capabilities.bounding)?;

@@ -218,6 +218,13 @@ fn readiness_and_images_are_reported() {
             .unwrap()
             .into_inner();
         assert_eq!(version.runtime_name, "podwright");
+        let config = cri
+            .runtime_config(v1::RuntimeConfigRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        let driver = config.linux.unwrap().cgroup_driver();
+        assert_eq!(driver, v1::CgroupDriver::Cgroupfs);
         let status = cri
             .status(v1::StatusRequest { verbose: true })
             .await

@@ -350,7 +350,12 @@ impl Launched {
         self.words.error(Step::Channel, 0, libc::ETIMEDOUT)
     }
 
-    fn until_ready(mut self) -> Result<Launched, LaunchError> {
+    /// Waits until it is set up; after [`begin`], what [`launch`] does. On failure no process is
+    /// left.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn until_ready(mut self) -> Result<Launched, LaunchError> {
         let failed = loop {
             match self.wait() {
                 Ok(Heard::Ready) => return Ok(self),

@@ -14,6 +14,7 @@ use super::args::{Create, Run};
 use super::cgroups::Cgroup;
 use super::config::{self, CONFIG};
 use super::notify::{self, Notify};
+use super::outside::{self, Outside};
 use super::seal::seal;
 use super::store::{self, Record};
 use super::supervise::{self, Signals};
@@ -71,6 +72,7 @@ struct Job<'a> {
     text: Vec<u8>,
     cgroup: Cgroup,
     plan: LaunchPlan,
+    outside: Outside,
     limits: Limits,
     notify: Option<Notify>,
     detached: bool,
@@ -91,6 +93,7 @@ impl<'a> Job<'a> {
         }
         let cgroup = Cgroup::of_spec(context.systemd, &spec, &options.id)?;
         let rootfs = rootfs(&spec, &bundle)?;
+        let outside = Outside::of_spec(&spec, &options.id)?;
         let mut plan = compile(&spec, &options.id, &bundle, &rootfs, &cgroup)?;
         plan.no_pivot = options.no_pivot;
         let keyring = (!options.no_new_keyring).then(|| oci::session_keyring(&options.id));
@@ -110,6 +113,7 @@ impl<'a> Job<'a> {
             text,
             cgroup,
             plan,
+            outside,
             limits,
             notify,
             detached,
@@ -137,6 +141,7 @@ impl<'a> Job<'a> {
         if let Some(filter) = &self.plan.process.seccomp {
             store.save_seccomp(&self.options.id, filter)?;
         }
+        self.outside.keep(store, &self.options.id)?;
         match &self.notify {
             Some(notify) => notify.make_directory(),
             None => Ok(()),
@@ -154,7 +159,13 @@ impl<'a> Job<'a> {
     fn launch(&self, gate: Gate) -> Outcome<Launched> {
         let stdio = io::stdio(self.plan.process.terminal)?;
         self.context.log.debug(|| "launching".to_owned());
-        let launched = launch::launch(&self.plan, stdio, gate, None);
+        let begun = launch::begin(&self.plan, stdio, gate, None);
+        let launched = begun.map_err(|error| not_started(&error))?;
+        if let Err(failure) = self.outside.give_to(launched.pid) {
+            launched.abandon();
+            return Err(failure);
+        }
+        let launched = launched.until_ready();
         let launched = launched.map_err(|error| not_started(&error))?;
         self.cgroup.manager.settle(&self.cgroup.path);
         Ok(launched)
@@ -217,6 +228,7 @@ impl<'a> Job<'a> {
     /// The failure that led here is the one to report.
     fn undo(&self) {
         let _ = self.cgroup.destroy();
+        let _ = outside::remove(&self.context.store, &self.options.id);
         let _ = self.context.store.remove(&self.options.id);
     }
 }
@@ -259,6 +271,7 @@ fn compile(
         cgroup_v2: cgroup.manager.is_v2(),
         seccomp: seccomp(spec)?,
         sandbox_binds: Vec::new(),
+        does_the_rest: true,
     };
     match with_absolute_sources(spec, bundle) {
         Some(spec) => oci::compile(&spec, &context),

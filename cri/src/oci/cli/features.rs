@@ -109,11 +109,20 @@ fn linux() -> Value {
         "seccomp": seccomp(),
         "apparmor": enabled("/process/apparmorProfile", json!("podwright-asks")),
         "selinux": enabled("/process/selinuxLabel", json!("a:b:c:d")),
-        "intelRdt": enabled("/linux/intelRdt", json!({"closID": "podwright-asks"})),
+        "intelRdt": rdt(),
         "memoryPolicy": {"modes": policies.collect::<Vec<_>>(),
             "flags": flags.collect::<Vec<_>>()},
         "mountExtensions": {"idmap": {"enabled": mount_option("idmap")}},
         "netDevices": enabled("/linux/netDevices", json!({"eth0": {}})),
+    })
+}
+
+fn rdt() -> Value {
+    let takes = |rdt: Value| takes(&[("/linux/intelRdt", rdt)]).is_some();
+    json!({
+        "enabled": takes(json!({"closID": "podwright-asks"})),
+        "schemata": takes(json!({"schemata": ["L3:0=f"]})),
+        "monitoring": takes(json!({"enableMonitoring": true})),
     })
 }
 
@@ -129,7 +138,11 @@ fn takes(changes: &[(&str, Value)]) -> Option<LaunchPlan> {
         spec.pointer_mut(parent)?[key] = value.clone();
     }
     let spec: Spec = serde_json::from_value(spec).ok()?;
-    oci::compile(&spec, &CompileContext::default()).ok()
+    let context = CompileContext {
+        does_the_rest: true,
+        ..CompileContext::default()
+    };
+    oci::compile(&spec, &context).ok()
 }
 
 fn namespace(kind: &str) -> bool {

@@ -12,7 +12,7 @@ use super::cgroups::Cgroup;
 use super::create::not_started;
 use super::notify::Notify;
 use super::store::{self, Record, Status, no_such_container};
-use super::{Attempt, Context, Failure, Outcome};
+use super::{Attempt, Context, Failure, Outcome, outside};
 
 /// A killed process is gone within milliseconds, unless it hangs in the kernel.
 const KILL_DEADLINE_MS: i32 = 10_000;
@@ -159,6 +159,7 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Outcome {
         wait_for_end(process.as_fd())?;
     }
     Cgroup::of_record(&record)?.destroy()?;
+    outside::remove(&context.store, id)?;
     context.store.remove(id)?;
     poststop(context, &record.hooks);
     Ok(ExitCode::SUCCESS)
@@ -180,6 +181,7 @@ fn remove_unfinished(context: &Context, id: &str) -> Outcome<()> {
         let systemd = context.store.is_systemd(id);
         Cgroup::of_spec(systemd, &spec, id)?.destroy()?;
     }
+    outside::remove(&context.store, id)?;
     context.store.remove(id)
 }
 

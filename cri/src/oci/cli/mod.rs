@@ -16,6 +16,7 @@ mod io;
 mod log;
 mod manage;
 mod notify;
+mod outside;
 mod ps;
 mod seal;
 mod show;

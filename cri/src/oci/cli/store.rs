@@ -18,6 +18,7 @@ pub(super) const DEFAULT_ROOT: &str = "/run/podwright/oci";
 const STATE: &str = "state.json";
 const FIFO: &str = "exec.fifo";
 const SECCOMP: &str = "seccomp";
+const GROUPS: &str = "intel-rdt.json";
 /// Is there when systemd makes the cgroup. The record says so too, but a `create` that was killed
 /// has none.
 const SYSTEMD: &str = "systemd";
@@ -165,6 +166,22 @@ impl Store {
                 let bytes = other.attempt(attempt())?;
                 protocol::decode(&bytes).map(Some).attempt(attempt())
             }
+        }
+    }
+
+    /// Intel RDT groups to remove with the container.
+    pub(super) fn save_groups(&self, id: &str, groups: &[PathBuf]) -> Outcome<()> {
+        let path = self.dir(id).join(GROUPS);
+        let text = serde_json::to_vec(groups).attempt("encoding the groups")?;
+        std::fs::write(&path, text).attempt(format_args!("writing {}", path.display()))
+    }
+
+    pub(super) fn groups(&self, id: &str) -> Outcome<Vec<PathBuf>> {
+        let path = self.dir(id).join(GROUPS);
+        let attempt = || format!("reading {}", path.display());
+        match std::fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            other => serde_json::from_slice(&other.attempt(attempt())?).attempt(attempt()),
         }
     }
 

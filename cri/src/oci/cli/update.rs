@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::cgroups::Cgroup;
 use super::config;
 use super::store::Status;
-use super::{Attempt, Context, Failure, Outcome};
+use super::{Attempt, Context, Failure, Outcome, outside};
 use crate::oci;
 
 #[derive(Debug, Args)]
@@ -82,7 +82,11 @@ pub(super) fn update(context: &Context, options: &Update) -> Outcome {
     if context.store.status(&record) == Status::Stopped {
         return Err(Failure::new("container not running"));
     }
-    refuse_rdt(options)?;
+    let schemata = schemata(options);
+    if !schemata.is_empty() {
+        let spec = context.store.spec(&options.id)?;
+        outside::update_schemata(&spec, &options.id, &schemata)?;
+    }
     let resources = match &options.resources {
         Some(path) => from_file(path)?,
         None => serde_json::from_value(from_flags(options)?).attempt("reading the flags")?,
@@ -98,17 +102,17 @@ pub(super) fn update(context: &Context, options: &Update) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn refuse_rdt(options: &Update) -> Outcome<()> {
-    for (flag, schema) in [
+/// What of Intel RDT is to change.
+fn schemata(options: &Update) -> Vec<(&'static str, &str)> {
+    let flags = [
         ("--l3-cache-schema", &options.l3_cache_schema),
         ("--mem-bw-schema", &options.mem_bw_schema),
-    ] {
-        if schema.as_ref().is_some_and(|schema| !schema.is_empty()) {
-            let reason = "updating a non-existent Intel RDT configuration is not supported";
-            return Err(Failure::new(format!("{flag}: {reason}")));
-        }
-    }
-    Ok(())
+    ];
+    let given = flags.into_iter().filter_map(|(flag, schema)| {
+        let schema = schema.as_deref().filter(|schema| !schema.is_empty())?;
+        Some((flag, schema))
+    });
+    given.collect()
 }
 
 fn from_file(path: &std::path::Path) -> Outcome<LinuxResources> {

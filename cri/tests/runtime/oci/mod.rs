@@ -14,6 +14,7 @@ mod documents;
 mod exec;
 mod lifecycle;
 mod limits;
+mod outside;
 mod pause;
 mod run;
 mod show;
