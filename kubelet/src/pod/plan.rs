@@ -290,29 +290,12 @@ fn terminate(
     plan: &mut Plan,
 ) {
     let grace = remaining(termination, now);
-    let waiting = memory.jobs.contains(&Job::Volumes)
-        || !may_try(
-            memory,
-            &Job::Sandbox,
-            &memory.sandbox,
-            backoff::SYNC,
-            now,
-            plan,
-        );
+    let waiting = memory.jobs.contains(&Job::Volumes) || !may_touch_sandbox(memory, now, plan);
     if waiting || !stop_all(pod, seen, memory, grace, plan) {
         return;
     }
     if !memory.volumes_gone {
-        if may_try(
-            memory,
-            &Job::Volumes,
-            &memory.volumes,
-            backoff::VOLUMES,
-            now,
-            plan,
-        ) {
-            plan.steps.push(Step::TeardownVolumes);
-        }
+        teardown_volumes(memory, now, plan);
         return;
     }
     if !termination.delete {
@@ -333,21 +316,20 @@ fn terminate(
     }
 }
 
-/// The pod has ended by itself: stop what is left, give back volumes, keep the dead containers for
-/// their logs until the pod is deleted.
-fn wind_down(pod: &Pod, seen: &Seen, memory: &Memory, now: Timestamp, plan: &mut Plan) {
-    let grace = Duration::from_secs(u64::try_from(spec::grace_secs(pod)).unwrap_or(0));
-    let may = may_try(
+/// Whether it is time to try something on the sandbox (again).
+fn may_touch_sandbox(memory: &Memory, now: Timestamp, plan: &mut Plan) -> bool {
+    may_try(
         memory,
         &Job::Sandbox,
         &memory.sandbox,
         backoff::SYNC,
         now,
         plan,
-    );
-    if !may || !stop_all(pod, seen, memory, grace, plan) || memory.volumes_gone {
-        return;
-    }
+    )
+}
+
+/// Gives the volumes back, when it is time to try (again).
+fn teardown_volumes(memory: &Memory, now: Timestamp, plan: &mut Plan) {
     if may_try(
         memory,
         &Job::Volumes,
@@ -360,21 +342,25 @@ fn wind_down(pod: &Pod, seen: &Seen, memory: &Memory, now: Timestamp, plan: &mut
     }
 }
 
+/// The pod has ended by itself: stop what is left, give back volumes, keep the dead containers for
+/// their logs until the pod is deleted.
+fn wind_down(pod: &Pod, seen: &Seen, memory: &Memory, now: Timestamp, plan: &mut Plan) {
+    let grace = Duration::from_secs(u64::try_from(spec::grace_secs(pod)).unwrap_or(0));
+    if !may_touch_sandbox(memory, now, plan)
+        || !stop_all(pod, seen, memory, grace, plan)
+        || memory.volumes_gone
+    {
+        return;
+    }
+    teardown_volumes(memory, now, plan);
+}
+
 /// There is no usable sandbox: stop the remains of the old one, then make a new one if any
 /// container still has something to do.
 fn replace_sandbox(pod: &Pod, seen: &Seen, memory: &Memory, now: Timestamp, plan: &mut Plan) {
     let grace = Duration::from_secs(u64::try_from(spec::grace_secs(pod)).unwrap_or(0));
     let stopped = stop_all(pod, seen, memory, grace, plan);
-    if !stopped
-        || !may_try(
-            memory,
-            &Job::Sandbox,
-            &memory.sandbox,
-            backoff::SYNC,
-            now,
-            plan,
-        )
-    {
+    if !stopped || !may_touch_sandbox(memory, now, plan) {
         return;
     }
     let attempt = seen.sandboxes.first().map_or(0, |old| old.attempt + 1);
