@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, watch};
 
 use crate::fault::{Fault, Result};
-use crate::record;
+use crate::record::{self, Subject};
 
 /// A record that readers see only once it is on disk.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Durable<R> {
     writer: Mutex<()>,
 }
 
-impl<R: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Durable<R> {
+impl<R: Clone + Serialize + DeserializeOwned + Subject + Send + Sync + 'static> Durable<R> {
     /// Takes over a record that was read from `dir`.
     pub(crate) fn loaded(dir: PathBuf, record: R) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl<R: Clone + Serialize + DeserializeOwned + Send + Sync + 'static> Durable<R>
     }
 }
 
-async fn write<R: Serialize + Send + 'static>(dir: &Path, record: R) -> Result<()> {
+async fn write<R: Serialize + Subject + Send + 'static>(dir: &Path, record: R) -> Result<()> {
     let dir = dir.to_owned();
     crate::blocking::run("writing a record", move || {
         record::write(&dir, &record).map_err(|e| Fault::internal("saving state", e))
@@ -152,6 +152,12 @@ mod tests {
     #[derive(Clone, Debug, Serialize, serde::Deserialize)]
     struct Sample {
         n: u32,
+    }
+
+    impl Subject for Sample {
+        fn has_ended(&self) -> bool {
+            false
+        }
     }
 
     fn sample() -> Sample {

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Result};
-use crate::record::Wire;
+use crate::record::{Subject, Wire};
 use crate::v1;
 
 /// Where a container is in its life. Only forward.
@@ -160,6 +160,12 @@ pub(crate) struct ContainerRecord {
     pub(crate) user: user::User,
     /// Signal number that asks it to end.
     pub(crate) stop_signal: i32,
+}
+
+impl Subject for ContainerRecord {
+    fn has_ended(&self) -> bool {
+        matches!(self.state, State::Exited(_))
+    }
 }
 
 impl ContainerRecord {

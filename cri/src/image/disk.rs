@@ -206,13 +206,28 @@ impl Drop for Session {
 
 /// Replaces a small file so that readers and power cuts see the old content or the new.
 pub(crate) fn write_atomic(path: &Path, content: &[u8]) -> Result<(), ImageError> {
+    replace(path, content, true)
+}
+
+/// Replaces a small file so that readers see the old content or the new. After a power cut it may
+/// be the old one, or empty.
+pub(crate) fn write_whole(path: &Path, content: &[u8]) -> Result<(), ImageError> {
+    replace(path, content, false)
+}
+
+fn replace(path: &Path, content: &[u8], sync: bool) -> Result<(), ImageError> {
     let write = || {
         let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         let mut file = tempfile::NamedTempFile::with_prefix_in(".new-", parent)?;
         file.write_all(content)?;
-        file.as_file().sync_all()?;
+        if sync {
+            file.as_file().sync_all()?;
+        }
         file.persist(path).map_err(|error| error.error)?;
-        File::open(parent)?.sync_all()
+        match sync {
+            true => File::open(parent)?.sync_all(),
+            false => Ok(()),
+        }
     };
     write().map_err(|source| ImageError::storage("writing", path, source))
 }

@@ -51,7 +51,7 @@ pub(crate) fn collect(disk: &Disk) -> Result<bool, ImageError> {
         return Ok(false);
     };
     let images: Vec<ImageRecord> = records::read_all(&disk.sub("images"))?;
-    let leases: Vec<LeaseRecord> = records::read_all(&disk.sub("leases"))?;
+    let leases = records::read_leases(disk)?;
     let live = live(&images, &leases);
     // What was in tmp/ and locks/ before belongs to nobody: we hold the lock exclusively.
     let mut trash = children(&disk.sub("tmp"))?;

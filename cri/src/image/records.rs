@@ -150,8 +150,34 @@ pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), ImageEr
     disk::write_atomic(path, &data)
 }
 
+/// Replaces a lease. It outlives this process, not a power cut, which ends its owner too.
+pub(crate) fn write_lease(path: &Path, lease: &LeaseRecord) -> Result<(), ImageError> {
+    let data = serde_json::to_vec(lease).expect("records are plain data with string keys");
+    disk::write_whole(path, &data)
+}
+
+/// Reads a lease; `None` when there is none, or an empty file that a power cut left.
+pub(crate) fn read_lease(path: &Path) -> Result<Option<LeaseRecord>, ImageError> {
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.len() == 0 => Ok(None),
+        _ => read(path),
+    }
+}
+
+/// All leases, but for what a power cut left.
+pub(crate) fn read_leases(disk: &Disk) -> Result<Vec<LeaseRecord>, ImageError> {
+    read_each(&disk.sub("leases"), read_lease)
+}
+
 /// All records of a directory. One that vanishes meanwhile is left out.
 pub(crate) fn read_all<T: DeserializeOwned>(dir: &Path) -> Result<Vec<T>, ImageError> {
+    read_each(dir, read)
+}
+
+fn read_each<T>(
+    dir: &Path,
+    read: impl Fn(&Path) -> Result<Option<T>, ImageError>,
+) -> Result<Vec<T>, ImageError> {
     let fail = |source| ImageError::storage("listing", dir, source);
     let mut records = Vec::new();
     for entry in fs::read_dir(dir).map_err(fail)? {

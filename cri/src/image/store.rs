@@ -171,7 +171,7 @@ impl ImageStore {
     }
 
     /// Keeps the image's layers on disk for `owner` (a container id) until [`Self::release`], even
-    /// when the image is removed meanwhile. Durable. Taking it again replaces it. Call this before
+    /// when the image is removed meanwhile, until the machine goes down. Taking it again replaces it. Call this before
     /// mounting the layers.
     pub async fn lease(&self, owner: &str, ref_or_id: &str) -> Result<Image, ImageError> {
         // While this is held no layer goes away, so those that are here now are still here when
@@ -188,7 +188,7 @@ impl ImageStore {
                 }
             }
             let path = disk.lease(&owner);
-            records::write(&path, &LeaseRecord::new(owner, layers))?;
+            records::write_lease(&path, &LeaseRecord::new(owner, layers))?;
             drop(session);
             let refs = records::read_all(&disk.sub("refs"))?;
             records::view(&disk, &record, &refs)
@@ -203,10 +203,11 @@ impl ImageStore {
         blocking(move || {
             // Most containers outlive no image, so collecting now would mostly find nothing.
             // It is done when the lease was the last holder of something.
-            let Some(lease) = records::read::<LeaseRecord>(&path)? else {
+            let lease = records::read_lease(&path)?;
+            disk::remove_file(&path)?;
+            let Some(lease) = lease else {
                 return Ok(());
             };
-            disk::remove_file(&path)?;
             let images: Vec<ImageRecord> = records::read_all(&disk.sub("images"))?;
             let used = |diff_id: &Digest| {
                 images
@@ -225,7 +226,7 @@ impl ImageStore {
     pub async fn leases(&self) -> Result<Vec<String>, ImageError> {
         let disk = self.disk().clone();
         blocking(move || {
-            let leases: Vec<LeaseRecord> = records::read_all(&disk.sub("leases"))?;
+            let leases = records::read_leases(&disk)?;
             let mut owners: Vec<String> = leases.into_iter().map(|lease| lease.owner).collect();
             owners.sort();
             Ok(owners)

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::record::Wire;
+use crate::record::{Subject, Wire};
 use crate::v1;
 
 /// Where a sandbox is in its life. Only forward.
@@ -52,6 +52,13 @@ pub(crate) struct SandboxRecord {
     /// The network was taken down; CNI DEL has nothing left to do.
     #[serde(default)]
     pub(crate) network_released: bool,
+}
+
+impl Subject for SandboxRecord {
+    /// A sandbox that ended with the machine is as good as one that ended before.
+    fn has_ended(&self) -> bool {
+        false
+    }
 }
 
 impl SandboxRecord {
