@@ -146,3 +146,27 @@ fn an_exec_that_cannot_start() {
     }
     assert_eq!(bundle.status(), "running");
 }
+
+/// Whether a program may be executed is asked with the capabilities that it will have.
+#[test]
+fn a_program_of_another_user_runs_with_the_capability_to() {
+    let all = json!(["CAP_DAC_OVERRIDE"]);
+    let sets = json!({"bounding": all, "effective": all, "permitted": all,
+        "inheritable": all, "ambient": all});
+    for (sets, code) in [(sets, 0), (json!({}), 1)] {
+        let user = json!({"uid": 1000, "gid": 1000});
+        let changes = [
+            ("/process/user", user),
+            ("/process/capabilities", sets),
+            ("/process/args", json!(["/own/sh", "-c", "exit 0"])),
+        ];
+        let bundle = Bundle::new("", &changes);
+        let own = bundle.path("rootfs/own");
+        std::fs::create_dir(&own).expect("creates");
+        std::fs::copy(bundle.path("rootfs/bin/busybox"), own.join("sh")).expect("copies");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o744);
+        std::fs::set_permissions(own.join("sh"), mode).expect("changes");
+        let output = bundle.oci(&["run", "--bundle", bundle.bundle(), &bundle.id]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+    }
+}

@@ -96,7 +96,10 @@ pub(super) fn become_user(process: &Process) -> Result<(), Failed> {
     // Changing ids makes a process dumpable again in some kernels; see run().
     sys::prctl(libc::PR_SET_DUMPABLE, 0, 0).map_err(at(Step::User))?;
     sys::umask(process.umask);
-    Ok(())
+    // Another user's effective set is empty now. Whether it may execute its program is decided with
+    // the set that it will have.
+    let all = sys::permitted_capabilities().map_err(&failed)?;
+    sys::capset(process.capabilities.effective & all, all, 0).map_err(&failed)
 }
 
 /// The index of the first candidate that is an executable file; as runc, the first reason to say no

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use nix::sys::termios::{self, SetArg, Termios};
+use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
 use shim::launch::Launched;
 use shim::sys::{self, events};
 
@@ -50,6 +50,13 @@ impl Relay {
         let before = termios::tcgetattr(&terminal).attempt("reading the terminal's mode")?;
         let mut raw = before.clone();
         termios::cfmakeraw(&mut raw);
+        // As with runc, our terminal completes the ends of lines, not the container's: output that
+        // goes to a file has them as the program wrote them.
+        raw.output_flags.insert(OutputFlags::OPOST);
+        let mut theirs = termios::tcgetattr(&master).attempt("reading the container's terminal")?;
+        theirs.output_flags.remove(OutputFlags::ONLCR);
+        termios::tcsetattr(&master, SetArg::TCSANOW, &theirs)
+            .attempt("setting the container's terminal")?;
         termios::tcsetattr(&terminal, SetArg::TCSANOW, &raw).attempt("setting raw mode")?;
         let ours = Ours { terminal, before };
         sys::set_nonblocking(master.as_fd())
