@@ -9,6 +9,7 @@
 //! listens, and then lives on its own. Errors before that go to stderr, with exit code 1.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -35,13 +36,13 @@ fn main() -> ExitCode {
 
 fn serve(dir: &Path, cgroups: impl Iterator<Item = OsString>) -> std::io::Result<()> {
     let raw = std::io::Error::from_raw_os_error;
-    for cgroup in cgroups {
-        std::fs::write(Path::new(&cgroup).join("cgroup.procs"), "0")?;
-    }
+    let unified = join(cgroups)?;
+    let cloned = sys::clone3(0, unified.as_ref().map(AsFd::as_fd));
     // The one who started us waits for this first process only.
-    if let Clone::Parent { .. } = sys::clone3(0, None).map_err(raw)? {
+    if let Clone::Parent { .. } = cloned.map_err(raw)? {
         sys::exit(0);
     }
+    drop(unified);
     sys::setsid().map_err(raw)?;
     sys::set_name(c"podwright-shim").map_err(raw)?;
     std::env::set_current_dir("/")?;
@@ -60,6 +61,23 @@ fn serve(dir: &Path, cgroups: impl Iterator<Item = OsString>) -> std::io::Result
     sys::dup_to(null.as_fd(), 1).map_err(raw)?;
     drop((null, log));
     daemon.run()
+}
+
+/// Joins v1 cgroups. The one in the unified tree, which has no `tasks`, is for the clone to join: both
+/// ways take no lock of the whole system, as writing `cgroup.procs` does.
+fn join(cgroups: impl Iterator<Item = OsString>) -> std::io::Result<Option<File>> {
+    let mut unified = None;
+    for cgroup in cgroups {
+        let dir = Path::new(&cgroup);
+        match File::options().write(true).open(dir.join("tasks")) {
+            Ok(mut tasks) => tasks.write_all(b"0")?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                unified = Some(File::open(dir)?);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(unified)
 }
 
 /// Makes this process the last that the kernel kills for lack of memory: -998 as pause, or what is

@@ -133,7 +133,7 @@ pub enum Namespace {
 pub struct CgroupJoin {
     /// Absolute directory in the cgroup v2 tree (also used in hybrid mode), joined by clone3.
     pub unified: Option<String>,
-    /// Absolute directories in cgroup v1 trees, joined by writing `cgroup.procs`.
+    /// Absolute directories in cgroup v1 trees, joined by writing `tasks`.
     pub v1: Vec<String>,
     /// The file that counts OOM kills in a line `oom_kill N`: memory.events or memory.oom_control.
     pub oom_file: Option<String>,

@@ -149,6 +149,9 @@ fn host_user(spaces: &Spaces, process: &ProcessPlan) -> Prepare<u32> {
     })
 }
 
+/// A v1 cgroup is joined through `tasks`: the child has one thread, and moving one thread that is the
+/// writer itself takes no lock of the whole system. `cgroup.procs` takes one, and waits for an RCU
+/// grace period, 7 to 20 ms, whenever nobody has for a moment.
 fn cgroups(join: &CgroupJoin) -> Prepare<(Option<OwnedFd>, Vec<OwnedFd>)> {
     let unified = join
         .unified
@@ -158,7 +161,7 @@ fn cgroups(join: &CgroupJoin) -> Prepare<(Option<OwnedFd>, Vec<OwnedFd>)> {
     let v1 = join
         .v1
         .iter()
-        .map(|dir| open(&format!("{dir}/cgroup.procs"), libc::O_WRONLY))
+        .map(|dir| open(&format!("{dir}/tasks"), libc::O_WRONLY))
         .collect::<Prepare<_>>()?;
     Ok((unified, v1))
 }
