@@ -46,13 +46,13 @@ fn mounts(marker: &str) -> Vec<String> {
 }
 
 /// The runtimes remove only the containers' own cgroups, not those above, which they made too, some
-/// of them in hierarchies that podwright leaves alone.
+/// of them in hierarchies that podwright leaves alone. podman writes `tasks` also where no hierarchy
+/// is mounted: a file of the tmpfs, which is deleted; those of cgroups cannot be and need not.
 pub fn remove_parent_cgroups(host: &TestHost) -> Result<()> {
     stdout_of(&mut host.podwright(&["purge"]))?;
     let name = host.cgroup_parent.trim_start_matches('/');
-    let script = format!(
-        "find /sys/fs/cgroup -depth -type d -path '*/{name}*' -exec rmdir {{}} + 2>/dev/null || true"
-    );
+    let script =
+        format!("find /sys/fs/cgroup -depth -path '*/{name}*' -delete 2>/dev/null || true");
     host.sh(&script).map(drop)
 }
 
