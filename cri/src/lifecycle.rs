@@ -135,11 +135,8 @@ impl Runtime {
     /// When processes survive.
     pub(crate) async fn remove_cgroup(&self, path: &str) -> Result<()> {
         let path = cgroup_path(path)?;
-        self.with_cgroups("removing a cgroup", move |manager| {
-            manager.kill(&path)?;
-            manager.remove(&path)
-        })
-        .await
+        self.with_cgroups("removing a cgroup", move |manager| manager.destroy(&path))
+            .await
     }
 
     /// Stops a sandbox: kills its containers, ends its shim, takes its network down. Idempotent;

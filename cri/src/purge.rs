@@ -74,8 +74,7 @@ async fn cgroups(runtime: &Arc<Runtime>) -> Result<()> {
     let parent = cgroup_path(&runtime.config.cgroup_parent)?;
     runtime
         .with_cgroups("removing the runtime's cgroups", move |manager| {
-            manager.kill(&parent)?;
-            manager.remove(&parent)
+            manager.destroy(&parent)
         })
         .await
 }

@@ -424,3 +424,17 @@ pub struct Rlimit {
     pub soft: u64,
     pub hard: u64,
 }
+
+/// A path of a container from its root on, without asking the file system: `.` and empty parts
+/// vanish, `..` goes up but never above `/`.
+pub fn path_in_root(path: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(names.pop()),
+            name => names.push(name),
+        }
+    }
+    format!("/{}", names.join("/"))
+}

@@ -2,10 +2,9 @@
 //! Device nodes and links of a container's /dev.
 
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
-use shim::plan::{Device, DeviceKind};
+use shim::plan::{Device, DeviceKind, path_in_root};
 
 use super::compile::{CompileError, invalid};
-use super::mounts;
 
 /// The devices that the OCI specification wants in every container, as (name, major, minor).
 pub(super) const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
@@ -47,7 +46,7 @@ fn device(device: &LinuxDevice) -> Result<Device, CompileError> {
     if !given.starts_with('/') || given.contains('\0') {
         return Err(invalid(field, "its path is not absolute"));
     }
-    let path = mounts::clean(&given);
+    let path = path_in_root(&given);
     if path == "/" || path == "/proc" || path.starts_with("/proc/") {
         return Err(invalid(field, "no device can be made there"));
     }

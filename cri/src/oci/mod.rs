@@ -21,7 +21,7 @@ mod sandbox;
 mod scheduling;
 mod seccomp;
 pub mod spec;
-mod sysctl;
+pub(crate) mod sysctl;
 mod users;
 
 pub use compile::{CompileContext, CompileError, compile};

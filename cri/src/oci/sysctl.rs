@@ -17,10 +17,9 @@ pub(super) fn sysctls(
         .collect()
 }
 
-/// The path below /proc/sys, if the parameter belongs to a namespace of the container's own.
-/// Dots separate; a slash stands for a dot in a name (sysctl.d(5)).
-pub(super) fn sysctl_path(name: &str, namespaces: &Namespaces) -> Result<String, CompileError> {
-    const IPC: [&str; 8] = [
+/// Whether a parameter, with dots, belongs to the IPC namespace (ipc_namespaces(7)).
+pub(crate) fn of_ipc_namespace(name: &str) -> bool {
+    const NAMES: [&str; 8] = [
         "kernel.msgmax",
         "kernel.msgmnb",
         "kernel.msgmni",
@@ -30,6 +29,12 @@ pub(super) fn sysctl_path(name: &str, namespaces: &Namespaces) -> Result<String,
         "kernel.shmmni",
         "kernel.shm_rmid_forced",
     ];
+    NAMES.contains(&name) || name.starts_with("fs.mqueue.")
+}
+
+/// The path below /proc/sys, if the parameter belongs to a namespace of the container's own.
+/// Dots separate; a slash stands for a dot in a name (sysctl.d(5)).
+pub(super) fn sysctl_path(name: &str, namespaces: &Namespaces) -> Result<String, CompileError> {
     let field = || format!("linux.sysctl[{name}]");
     let slashes_first = name.find('/') < name.find('.') && name.contains('/');
     let dotted = match slashes_first {
@@ -38,7 +43,7 @@ pub(super) fn sysctl_path(name: &str, namespaces: &Namespaces) -> Result<String,
     };
     let owner = if dotted.starts_with("net.") {
         Some(("network", &namespaces.net))
-    } else if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+    } else if of_ipc_namespace(&dotted) {
         Some(("ipc", &namespaces.ipc))
     } else if dotted == "kernel.domainname" {
         Some(("uts", &namespaces.uts))

@@ -7,18 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use crate::fault::{Fault, Result};
-
-/// Kernel parameters that live in the IPC namespace (ipc_namespaces(7)).
-const IPC: [&str; 8] = [
-    "kernel.msgmax",
-    "kernel.msgmnb",
-    "kernel.msgmni",
-    "kernel.sem",
-    "kernel.shmall",
-    "kernel.shmmax",
-    "kernel.shmmni",
-    "kernel.shm_rmid_forced",
-];
+use crate::oci;
 
 /// Checks and normalises a pod's sysctls (dots between the parts), with those that every pod with
 /// its own network gets: unprivileged ports and ping, as containerd 2 sets them. In a user namespace
@@ -56,7 +45,7 @@ pub(crate) fn resolve(
             if host_network {
                 return Err(refused(&name, "network"));
             }
-        } else if IPC.contains(&name.as_str()) || name.starts_with("fs.mqueue.") {
+        } else if oci::sysctl::of_ipc_namespace(&name) {
             if host_ipc {
                 return Err(refused(&name, "IPC"));
             }

@@ -168,8 +168,7 @@ async fn plan(
         let failed = |e| Fault::internal("preparing the container's cgroup", e);
         // One that a start left which was cut short: it may have been killed, and into a cgroup that
         // was ever killed (cgroup.kill), Linux 6.18 starts nothing that lives.
-        manager.kill(&cgroup).map_err(failed)?;
-        manager.remove(&cgroup).map_err(failed)?;
+        manager.destroy(&cgroup).map_err(failed)?;
         manager.create(&cgroup).map_err(failed)?;
         manager
             .apply(&cgroup, &limits(&record, &spec)?)

@@ -253,14 +253,7 @@ fn attached_clients_that_vanish_leave_nothing() {
                 stderr: true,
                 ..Default::default()
             };
-            let url = node
-                .cri()
-                .await
-                .attach(request)
-                .await
-                .unwrap()
-                .into_inner()
-                .url;
+            let url = node.attach_url(request).await;
             let socket = crate::streams::open(&url, "v5.channel.k8s.io")
                 .await
                 .unwrap();

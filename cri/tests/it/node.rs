@@ -407,6 +407,18 @@ impl Handle {
         self.try_cri().await.unwrap()
     }
 
+    /// Where to attach.
+    pub(crate) async fn attach_url(&self, request: v1::AttachRequest) -> String {
+        let answer = self.cri().await.attach(request).await;
+        answer.unwrap().into_inner().url
+    }
+
+    /// Where ports are forwarded.
+    pub(crate) async fn port_forward_url(&self, request: v1::PortForwardRequest) -> String {
+        let answer = self.cri().await.port_forward(request).await;
+        answer.unwrap().into_inner().url
+    }
+
     /// A client, if the daemon serves.
     pub(crate) async fn try_cri(
         &self,

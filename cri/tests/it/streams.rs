@@ -158,14 +158,7 @@ fn attaching_joins_the_container() {
             stderr: true,
             tty: false,
         };
-        let url = node
-            .cri()
-            .await
-            .attach(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .url;
+        let url = node.attach_url(request).await;
         let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
         send(&mut socket, 0, b"one\n").await;
         assert_eq!(next(&mut socket).await.unwrap(), (1, b"got one\n".to_vec()));
@@ -199,14 +192,7 @@ pub(crate) async fn forwards_ports(node: &Handle, pod: &str, server: &str) {
         pod_sandbox_id: pod.to_owned(),
         port: vec![8080, 9],
     };
-    let url = node
-        .cri()
-        .await
-        .port_forward(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .url;
+    let url = node.port_forward_url(request).await;
     let mut socket = open(&url, "v4.channel.k8s.io").await.unwrap();
     send(&mut socket, 0, b"echo me").await;
     let (mut echoed, mut refused) = (Vec::new(), String::new());
@@ -231,14 +217,7 @@ fn what_is_not_spoken_is_refused_by_name() {
             pod_sandbox_id: pod,
             port: vec![80],
         };
-        let url = node
-            .cri()
-            .await
-            .port_forward(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .url;
+        let url = node.port_forward_url(request).await;
         for protocol in ["SPDY/3.1+portforward.k8s.io", "v3.channel.k8s.io"] {
             let Err(Error::Http(answer)) = open(&url, protocol).await else {
                 panic!("{protocol} was accepted");

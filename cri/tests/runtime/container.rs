@@ -5,7 +5,7 @@ use cri::oci::spec::{SeccompProfile, seccomp};
 use serde_json::json;
 use shim::plan::RootFs;
 
-use crate::pod::{Pod, container, process};
+use crate::pod::{Pod, container};
 
 pub(crate) fn link(pid: &str, namespace: &str) -> String {
     std::fs::read_link(format!("/proc/{pid}/ns/{namespace}"))
@@ -177,11 +177,7 @@ async fn exec_joins_everything_and_returns_its_exit_code() {
         .await;
     // 0, 1, 2 and the listing's own: no other descriptor came in.
     assert_eq!((record.code, output.trim()), (7, "4"));
-    pod.shim
-        .signal(&process("c"), 9, true)
-        .await
-        .expect("signals");
-    let record = pod.wait("c").await;
+    let record = pod.kill("c").await;
     assert_eq!((record.code, record.signal), (137, 9));
     pod.stop().await;
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use shim::plan::{IdMapping, IdMappings, UserNamespace};
 
 use crate::container::link;
-use crate::pod::{Pod, container, process};
+use crate::pod::{Pod, container};
 
 /// Where the ids of the tests' user namespaces are on the host.
 const BASE: u32 = 200_000;
@@ -149,11 +149,7 @@ async fn a_pods_containers_share_its_user_namespace_and_exec_enters_it() {
     assert_eq!((record.code, &*output), (0, "0\nnote\nx\n4\n"));
     let made = pod.path("c-upper/by-exec").metadata().expect("was made");
     assert_eq!(made.uid(), BASE);
-    pod.shim
-        .signal(&process("c"), 9, true)
-        .await
-        .expect("signals");
-    pod.wait("c").await;
+    pod.kill("c").await;
     pod.stop().await;
 }
 
@@ -243,11 +239,7 @@ async fn a_time_namespace_has_its_own_clocks() {
         .exec("c", "e", &["readlink", "/proc/self/ns/time"])
         .await;
     assert_eq!(output.trim(), link(&pid.to_string(), "time"));
-    pod.shim
-        .signal(&process("c"), 9, true)
-        .await
-        .expect("signals");
-    pod.wait("c").await;
+    pod.kill("c").await;
     pod.stop().await;
 }
 
@@ -278,10 +270,6 @@ async fn every_kind_can_be_joined_by_path() {
     let first = first.to_string();
     let expected = kinds.map(|kind| link(&first, &name(kind)) + "\n").concat();
     assert_eq!(output, expected);
-    pod.shim
-        .signal(&process("a"), 9, true)
-        .await
-        .expect("signals");
-    pod.wait("a").await;
+    pod.kill("a").await;
     pod.stop().await;
 }

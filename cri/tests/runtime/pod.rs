@@ -144,6 +144,13 @@ impl Pod {
         record.expect("ends in time").expect("is known")
     }
 
+    /// Kills all of a container and waits for its end.
+    pub(crate) async fn kill(&self, id: &str) -> ExitRecord {
+        let killed = self.shim.signal(&process(id), 9, true).await;
+        killed.expect("signals");
+        self.wait(id).await
+    }
+
     pub(crate) fn log_lines(&self, id: &str) -> Vec<String> {
         let text = std::fs::read_to_string(self.log(id)).expect("a log file");
         text.lines().map(str::to_owned).collect()

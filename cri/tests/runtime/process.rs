@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What a spec says of its process, seen from inside.
+//! What a spec says of its seen from inside.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::pod::{Pod, container, process};
+use crate::pod::{Pod, container};
 
 /// How `create` is refused.
 async fn refusal(pod: &Pod, id: &str, changes: &[(&str, Value)]) -> String {
@@ -80,11 +80,7 @@ async fn it_has_its_io_priority_personality_and_umask() {
     let plan = cri::oci::compile_exec(&spec, &command, None, "c", "").expect("compiles");
     let (_, output) = pod.execute("c", "e", plan).await;
     assert_eq!(output, "i686\n");
-    pod.shim
-        .signal(&process("c"), 9, true)
-        .await
-        .expect("signals");
-    pod.wait("c").await;
+    pod.kill("c").await;
     pod.stop().await;
 }
 
@@ -121,11 +117,7 @@ async fn an_exec_runs_on_the_processors_that_it_names() {
         .await
         .expect_err("refused");
     assert!(error.contains("process.execCPUAffinity"), "{error}");
-    pod.shim
-        .signal(&process("c"), 9, true)
-        .await
-        .expect("signals");
-    pod.wait("c").await;
+    pod.kill("c").await;
     pod.stop().await;
 }
 

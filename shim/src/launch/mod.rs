@@ -71,24 +71,14 @@ pub struct Launched {
 
 /// Makes a container: everything up to, not including, its exec.
 ///
-/// Call it from a process with one thread (see [`sys::clone3`]). On failure no process is left.
+/// It returns while the child still sets itself up: either wait with [`Launched::until_ready`], or
+/// hear its words with [`Launched::hear`] whenever [`Launched::channel`] is readable. `Ready` comes
+/// first.
+///
+/// Call it from a process with one thread (see [`sys::clone3`]).
 ///
 /// # Errors
-/// The step that failed and its errno, in words.
-pub fn launch(
-    plan: &LaunchPlan,
-    stdio: Stdio,
-    gate: Gate,
-    sandbox: Option<BorrowedFd<'_>>,
-) -> Result<Launched, LaunchError> {
-    begin(plan, stdio, gate, sandbox)?.until_ready()
-}
-
-/// As [`launch`], but returns while the child still sets itself up: its words are heard with
-/// [`Launched::hear`] whenever [`Launched::channel`] is readable. `Ready` comes first.
-///
-/// # Errors
-/// Those of the preparation; no process is left then.
+/// Those of the preparation, in words; no process is left then.
 pub fn begin(
     plan: &LaunchPlan,
     stdio: Stdio,
@@ -104,7 +94,7 @@ pub fn begin(
 /// Starts a process in the namespaces of a running one.
 ///
 /// # Errors
-/// As [`launch`].
+/// The step that failed and its errno, in words; no process is left then.
 pub fn execute(
     target: BorrowedFd<'_>,
     cgroup: &CgroupJoin,
@@ -114,7 +104,7 @@ pub fn execute(
     begin_execute(target, cgroup, process, stdio)?.until_ready()
 }
 
-/// [`execute`] as [`begin`] is to [`launch`].
+/// As [`execute`], but returns while the child still sets itself up, as [`begin`] does.
 ///
 /// # Errors
 /// Those of the preparation; no process is left then.
@@ -350,8 +340,7 @@ impl Launched {
         self.words.error(Step::Channel, 0, libc::ETIMEDOUT)
     }
 
-    /// Waits until it is set up; after [`begin`], what [`launch`] does. On failure no process is
-    /// left.
+    /// Waits until it is set up. On failure no process is left.
     ///
     /// # Errors
     /// The step that failed.

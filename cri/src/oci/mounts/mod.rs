@@ -8,7 +8,7 @@ mod words;
 use std::path::Path;
 
 use oci_spec::runtime::{Linux, Mount, Spec};
-use shim::plan::{self, MountAttrs, MountKind, RootFs};
+use shim::plan::{self, MountAttrs, MountKind, RootFs, path_in_root};
 
 use super::compile::{CompileContext, CompileError, invalid, unsupported};
 pub(super) use idmap::id_mappings;
@@ -28,7 +28,7 @@ pub(super) fn compile(spec: &Spec, context: &CompileContext) -> Result<Mounts, C
     for mount in spec.mounts().iter().flatten() {
         let destination = destination(mount, &context.rootfs)?;
         let words = sorted(mount, &destination)?;
-        let shared = |(_, to): &&(String, String)| clean(to) == destination;
+        let shared = |(_, to): &&(String, String)| path_in_root(to) == destination;
         if let Some((source, _)) = context.sandbox_binds.iter().find(shared) {
             all.mounts
                 .push(sandbox_bind(source, destination, words.attrs));
@@ -40,7 +40,7 @@ pub(super) fn compile(spec: &Spec, context: &CompileContext) -> Result<Mounts, C
         }
     }
     for (source, to) in &context.sandbox_binds {
-        let to = clean(to);
+        let to = path_in_root(to);
         if !all.mounts.iter().any(|mount| mount.destination == to) {
             let attrs = MountAttrs::default();
             all.mounts.push(sandbox_bind(source, to, attrs));
@@ -58,26 +58,16 @@ pub(super) fn is_bound(mounts: &[plan::Mount], path: &str) -> bool {
         .any(|mount| mount.destination == path && bind(&mount.kind))
 }
 
-/// From the root on, without `.`, `..` and empty parts.
-pub(super) fn clean(path: &str) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(names.pop()),
-            name => names.push(name),
-        }
-    }
-    format!("/{}", names.join("/"))
-}
-
 /// The path in the container, of a path that may be given as one of the host.
 fn in_root(path: &str, rootfs: &RootFs) -> Option<String> {
     let RootFs::Dir(root) = rootfs else {
         return None;
     };
-    let rest = Path::new(&clean(path)).strip_prefix(root).ok()?.to_owned();
-    (root != "/").then(|| clean(&rest.to_string_lossy()))
+    let rest = Path::new(&path_in_root(path))
+        .strip_prefix(root)
+        .ok()?
+        .to_owned();
+    (root != "/").then(|| path_in_root(&rest.to_string_lossy()))
 }
 
 /// What may be mounted on inside /proc: files that lxcfs emulates, as runc has it. The launch
@@ -99,7 +89,7 @@ fn destination(mount: &Mount, rootfs: &RootFs) -> Result<String, CompileError> {
     let given = mount.destination().to_string_lossy();
     // runc accepts a relative destination and takes it from the root, and one below the root
     // filesystem's own path.
-    let path = in_root(&given, rootfs).unwrap_or_else(|| clean(&given));
+    let path = in_root(&given, rootfs).unwrap_or_else(|| path_in_root(&given));
     let refused = |reason| Err(invalid(format!("mounts[{given}].destination"), reason));
     if given.is_empty() || given.contains('\0') {
         return refused("it is empty or contains null byte");

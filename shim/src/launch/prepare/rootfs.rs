@@ -12,7 +12,7 @@ use super::mounts::{
 use super::overlay::overlay;
 use super::{Prepare, Spaces, text, texts};
 use crate::launch::report::LaunchError;
-use crate::plan::{Hooks, IdMapping, LaunchPlan, RootFs};
+use crate::plan::{Hooks, IdMapping, LaunchPlan, RootFs, path_in_root};
 use crate::sys::mounts;
 
 pub(in crate::launch) struct Root {
@@ -152,18 +152,8 @@ fn new_tmpfs(spaces: &Spaces) -> Prepare<OwnedFd> {
     mounts::fsmount(context.as_fd(), attributes).map_err(attempt)
 }
 
-/// A path of the container from its root on. `.` and empty parts vanish, `..` goes up but never
-/// above `/`.
 pub(super) fn target(path: &str) -> Prepare<CString> {
-    let mut names: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => drop(names.pop()),
-            name => names.push(name),
-        }
-    }
-    text(&format!("/{}", names.join("/")))
+    text(&path_in_root(path))
 }
 
 fn device(device: &crate::plan::Device, bound: bool) -> Prepare<PreparedDevice> {
