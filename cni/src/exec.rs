@@ -34,6 +34,8 @@ pub(crate) struct Call {
     pub(crate) bin_dir: PathBuf,
     /// Where `host-local` keeps leases when the configuration does not say.
     pub(crate) lease_dir: PathBuf,
+    /// The caller drops the namespace right after this DEL, and the kernel the links in it.
+    pub(crate) drops_netns: bool,
     /// What the plugin gets on its standard input.
     pub(crate) conf: Value,
 }
@@ -240,6 +242,7 @@ mod tests {
             args: "A=b".into(),
             bin_dir: dir.to_owned(),
             lease_dir: dir.to_owned(),
+            drops_netns: false,
             conf: serde_json::json!({"name": "n"}),
         }
     }

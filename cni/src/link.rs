@@ -286,6 +286,18 @@ impl Route {
         .map(drop)
     }
 
+    /// Set a link down: nothing passes it any more. Succeeds when it is gone.
+    pub fn set_down(&mut self, index: u32) -> Result<(), LinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.change_mask = LinkFlags::Up;
+        let done = self.request(
+            || format!("setting link {index} down"),
+            vec![(0, RouteNetlinkMessage::SetLink(message))],
+        );
+        gone_is_done(done)
+    }
+
     /// Move a link to another network namespace and give it its name there, in one request. It is
     /// down afterwards, without addresses and perhaps with another index.
     pub fn move_to(
@@ -317,10 +329,7 @@ impl Route {
             || format!("deleting link {index}"),
             vec![(0, RouteNetlinkMessage::DelLink(message))],
         );
-        match done {
-            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
-            other => other.map(drop),
-        }
+        gone_is_done(done)
     }
 
     /// Give a link addresses, set it up, and add routes: one batch. An address or route that is
@@ -480,6 +489,14 @@ pub(crate) fn loopback_up() -> io::Result<()> {
     Route::open()?
         .set_up(LOOPBACK_INDEX)
         .map_err(io::Error::other)
+}
+
+/// A link that is gone already needs no deleting and carries nothing.
+fn gone_is_done<T>(done: Result<T, LinkError>) -> Result<(), LinkError> {
+    match done {
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(()),
+        other => other.map(drop),
+    }
 }
 
 fn set_up(index: u32) -> RouteNetlinkMessage {

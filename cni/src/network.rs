@@ -98,6 +98,9 @@ pub enum Error {
     /// An argument of the caller breaks the rules of the specification.
     #[error("{0}")]
     Argument(String),
+    /// The pod's network namespace could not be dropped.
+    #[error(transparent)]
+    Namespace(#[from] crate::netns::NetnsError),
     /// The thread that did the work ended without an answer.
     #[error("the thread of a network operation died")]
     Died,
@@ -155,7 +158,21 @@ impl Network {
     /// is gone, and when the configuration has changed since (what was used at ADD is used again).
     pub async fn del(&self, attachment: &Attachment) -> Result<(), Error> {
         let attachment = attachment.clone();
-        self.in_thread(move |inner| inner.del(&attachment)).await
+        self.in_thread(move |inner| inner.del(&attachment, Extra::None))
+            .await
+    }
+
+    /// [`Network::del`], and then drop the file that holds the pod's namespace
+    /// ([`crate::netns::remove`]). The way to end a pod: its links need not be deleted one by one,
+    /// which takes the kernel 15 ms. They carry nothing any more when this returns, and go with the
+    /// namespace, in the background. When a plugin fails the namespace stays, for another attempt.
+    pub async fn del_with_netns(&self, attachment: &Attachment) -> Result<(), Error> {
+        let attachment = attachment.clone();
+        self.in_thread(move |inner| {
+            inner.del(&attachment, Extra::DropsNetns)?;
+            Ok(crate::netns::remove(&attachment.netns)?)
+        })
+        .await
     }
 
     /// Release everything that belongs to no attachment of `valid`: (container id, interface name).
@@ -223,7 +240,7 @@ impl Inner {
         records.write(&record)?;
         let added = self.add_all(&list, &records, &mut record);
         if added.is_err() {
-            match self.del_all(&list, attachment, record.result.as_ref()) {
+            match self.del_all(&list, attachment, record.result.as_ref(), Extra::None) {
                 Ok(()) => records.remove(&record)?,
                 Err(second) => tracing::warn!(
                     container = attachment.container_id,
@@ -287,21 +304,27 @@ impl Inner {
         })
     }
 
-    fn del(&self, attachment: &Attachment) -> Result<(), Error> {
+    fn del(&self, attachment: &Attachment, extra: Extra<'_>) -> Result<(), Error> {
         attachment.check()?;
         let records = self.records();
         if let Some(record) = records.find(&attachment.container_id, &attachment.ifname)? {
-            return self.del_record(&records, &record);
+            return self.del_record(&records, &record, extra);
         }
         // Not known: ask the plugins all the same, they may have something left.
         match self.list() {
-            Ok(list) => self.del_all(&list, attachment, None),
+            Ok(list) => self.del_all(&list, attachment, None, extra),
             Err(_) => Ok(()),
         }
     }
 
-    fn del_record(&self, records: &Records, record: &Record) -> Result<(), Error> {
-        self.del_all(&record.list()?, &record.attachment, record.result.as_ref())?;
+    fn del_record(
+        &self,
+        records: &Records,
+        record: &Record,
+        extra: Extra<'_>,
+    ) -> Result<(), Error> {
+        let (list, result) = (record.list()?, record.result.as_ref());
+        self.del_all(&list, &record.attachment, result, extra)?;
         records.remove(record)
     }
 
@@ -311,10 +334,11 @@ impl Inner {
         list: &NetworkList,
         attachment: &Attachment,
         result: Option<&AddResult>,
+        extra: Extra<'_>,
     ) -> Result<(), Error> {
         let mut outcome = Ok(());
         for plugin in list.plugins.iter().rev() {
-            let done = self.call(list, plugin, "DEL", attachment, result, Extra::None);
+            let done = self.call(list, plugin, "DEL", attachment, result, extra);
             outcome = outcome.and(done.map(drop));
         }
         outcome
@@ -329,7 +353,7 @@ impl Inner {
                 .iter()
                 .any(|(id, ifname)| *id == one.container_id && *ifname == one.ifname)
             {
-                outcome = outcome.and(self.del_record(&records, &record));
+                outcome = outcome.and(self.del_record(&records, &record, Extra::None));
             }
         }
         let list = match conf::load(&self.conf_dir) {
@@ -365,15 +389,21 @@ impl Inner {
             args: attachment.args(),
             bin_dir: self.bin_dir.clone(),
             lease_dir: self.state_dir.join("networks"),
+            drops_netns: matches!(extra, Extra::DropsNetns),
             conf: input(list, plugin, attachment, previous, extra),
         };
         builtin::run(&plugin.kind, &call).map_err(|source| plugin_error(list, plugin, verb, source))
     }
 }
 
+/// What some calls say beside configuration and attachment.
+#[derive(Clone, Copy)]
 enum Extra<'a> {
     None,
+    /// GC: what is attached.
     Valid(&'a [(String, String)]),
+    /// DEL: the namespace goes next.
+    DropsNetns,
 }
 
 fn plugin_error(

@@ -121,6 +121,7 @@ fn call(verb: &'static str, conf: Value) -> Result<Call, PluginError> {
         // The first directory is enough for the one delegation there is: to an IPAM plugin.
         bin_dir: PathBuf::from(variable("CNI_PATH").split(':').next().unwrap_or_default()),
         lease_dir: PathBuf::from(DEFAULT_LEASE_DIR),
+        drops_netns: false,
         conf,
     };
     if matches!(verb, "ADD" | "DEL" | "CHECK") {

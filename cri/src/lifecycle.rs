@@ -204,19 +204,11 @@ impl Runtime {
         if let Ok(full) = network::attachment(&record.id, netns, &record.config.0) {
             attachment = full;
         }
-        let id = &record.id;
-        tokio::time::timeout(NETWORK_DEADLINE, self.network.del(&attachment))
+        let attempt = || format!("tearing down the network of sandbox {:?}", record.id);
+        tokio::time::timeout(NETWORK_DEADLINE, self.network.del_with_netns(&attachment))
             .await
-            .map_err(|_| Fault::deadline(format!("tearing down the network of sandbox {id:?}")))?
-            .map_err(|e| {
-                Fault::internal(format!("tearing down the network of sandbox {id:?}"), e)
-            })?;
-        let netns = netns.clone();
-        blocking::run("removing a network namespace", move || {
-            cni::netns::remove(&netns)
-        })
-        .await?
-        .map_err(|e| Fault::internal(format!("removing the network of sandbox {id:?}"), e))
+            .map_err(|_| Fault::deadline(attempt()))?
+            .map_err(|e| Fault::internal(attempt(), e))
     }
 
     /// Removes a stopped sandbox with everything in it. Idempotent.

@@ -198,6 +198,11 @@ fn undo(conf: &Conf, call: &Call, addresses: Vec<IpAddr>) -> Result<(), PluginEr
     let mut route = open_route()?;
     let host = host_name(&call.container_id, &call.ifname);
     let unlinked = match route.link(&host).map_err(internal)? {
+        // Deleting a link waits for the kernel's RCU callbacks, 15 ms; with the namespace it goes
+        // on its own time. Until then it is down, so the address is free to be leased again.
+        Some(link) if call.drops_netns && netns::is_netns(&call.netns) => {
+            route.set_down(link.index).map_err(internal)
+        }
         Some(link) => route.delete(link.index).map_err(internal),
         None => Ok(()),
     };

@@ -383,6 +383,7 @@ mod tests {
             args: String::new(),
             bin_dir: dir.to_owned(),
             lease_dir: dir.to_owned(),
+            drops_netns: false,
             conf: json!({"cniVersion": "1.1.0", "name": "n", "ipam": ipam,
                 "cni.dev/valid-attachments": [{"containerID": "c2", "ifname": "eth0"}]}),
         }

@@ -135,6 +135,40 @@ fn host_ports_lead_to_their_pod_only_from_local_addresses() {
 }
 
 #[test]
+fn a_pods_link_goes_with_its_namespace() {
+    in_new_host(|| {
+        let host = Host::new();
+        let (a, _) = host.pod("a", &[]);
+        let (b, _) = host.pod("b", &[]);
+        // Somebody still holds b's namespace, as a process that hangs in it would.
+        let held = std::fs::File::open(&b).expect("open");
+        for name in ["a", "b"] {
+            host.run(host.network.del_with_netns(&host.attachment(name, &[])))
+                .unwrap_or_else(|e| panic!("{}", report(&e)));
+        }
+        assert!(!a.exists() && !b.exists(), "both files are gone");
+        assert_eq!(host.leases(), Vec::<String>::new());
+        let ports = || run("ip", &["-o", "link", "show", "master", "pwt0"]);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while ports().lines().count() > 1 {
+            assert!(std::time::Instant::now() < deadline, "{}", ports());
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        assert!(
+            ports().contains("state DOWN"),
+            "b's link is cut off: {}",
+            ports()
+        );
+        host.run(host.network.gc(&[])).expect("gc");
+        assert_eq!(ports(), "", "and collected");
+        drop(held);
+        // Again, when there is nothing: idempotent.
+        host.run(host.network.del_with_netns(&host.attachment("a", &[])))
+            .expect("twice");
+    });
+}
+
+#[test]
 fn gc_takes_what_a_crash_left() {
     in_new_host(|| {
         let host = Host::new();

@@ -300,12 +300,7 @@ impl Node {
             !Path::new("/sys/fs/cgroup").join(parent).exists(),
             "cgroups are left"
         );
-        let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-        let veths: Vec<&str> = links
-            .lines()
-            .filter(|l| l.trim().starts_with("pw") && !l.contains("pwtest0"))
-            .collect();
-        assert_eq!(veths, Vec::<&str>::new(), "links are left");
+        assert_no_links();
         for process in fs::read_dir("/proc").unwrap().flatten() {
             let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).into_owned();
@@ -315,6 +310,24 @@ impl Node {
                 process.file_name()
             );
         }
+    }
+}
+
+/// No pod's link is on this host. The kernel takes a link with its namespace, on its own time.
+pub(crate) fn assert_no_links() {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let links = fs::read_to_string("/proc/thread-self/net/dev").unwrap();
+        let of_pods = |l: &&str| l.trim().starts_with("pw") && !l.contains("pwtest0");
+        let left: Vec<&str> = links.lines().filter(of_pods).collect();
+        if left.is_empty() {
+            return;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "links are left: {left:?}"
+        );
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -13,7 +13,7 @@ use cri::v1;
 use cri::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::Channel;
 
-use crate::node::{Handle, PATIENCE, shell, test_apart, words};
+use crate::node::{Handle, PATIENCE, assert_no_links, shell, test_apart, words};
 
 const KILLS: usize = 60;
 const PODS: usize = 4;
@@ -114,13 +114,7 @@ fn nothing_is_left(node: &Handle) {
         let left: Vec<_> = std::fs::read_dir(node.root().join(dir)).unwrap().collect();
         assert!(left.is_empty(), "{dir}: {left:?}");
     }
-    let links = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap();
-    let pods = links.lines().filter(|l| l.trim().starts_with("pw"));
-    assert_eq!(
-        pods.filter(|l| !l.contains("pwtest0")).count(),
-        0,
-        "{links}"
-    );
+    assert_no_links();
 }
 
 struct Worker {
