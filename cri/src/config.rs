@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the operator may say, as plain data. Defaults live in `podwright`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
+
+use crate::settings::Live;
 
 /// Everything that tells one runtime from another on the same machine.
 #[derive(Debug, Clone)]
@@ -21,6 +22,6 @@ pub struct Config {
     pub cni_bin_dir: PathBuf,
     /// Directory of `<registry>/hosts.toml` files.
     pub registries_dir: PathBuf,
-    /// Where exec, attach and port-forward are served; port 0 picks a free one.
-    pub streaming_address: SocketAddr,
+    /// Everything else, which may change while the daemon runs.
+    pub settings: Live,
 }

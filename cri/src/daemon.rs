@@ -42,16 +42,13 @@ pub(crate) async fn run(
 ) -> Result<(), Error> {
     let _lock = lock(&config).await?;
     let listen = config.listen.clone();
-    let streams = TcpListener::bind(config.streaming_address)
-        .await
-        .map_err(|source| Error::Listen {
-            address: config.streaming_address.to_string(),
-            source,
-        })?;
-    let address = streams.local_addr().map_err(|source| Error::Listen {
-        address: config.streaming_address.to_string(),
+    let wanted = config.settings.get().streaming.address;
+    let not_bound = |source| Error::Listen {
+        address: wanted.to_string(),
         source,
-    })?;
+    };
+    let streams = TcpListener::bind(wanted).await.map_err(not_bound)?;
+    let address = streams.local_addr().map_err(not_bound)?;
     let runtime = assemble(config, address).await?;
     recover::recover(&runtime).await.map_err(Error::Repair)?;
     let socket = bind(&listen)?;

@@ -27,6 +27,7 @@ mod recover;
 mod runtime;
 mod sandbox;
 mod server;
+pub mod settings;
 mod signal;
 mod streaming;
 mod sweep;
@@ -36,6 +37,7 @@ mod watcher;
 pub use config::Config;
 pub use fault::Fault;
 pub use purge::{Report, purge};
+pub use settings::{Live, Settings};
 
 pub mod cgroup;
 pub mod oci;

@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::Args;
+use cri::settings::CgroupDriver;
 use kubelet::node::Thresholds;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Flags that every long-running command takes.
-#[derive(Args, Deserialize, Debug, Default, Clone)]
+#[derive(Args, Serialize, Deserialize, Debug, Default, Clone)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct NodeFlags {
     /// YAML file with any of these flags by name, without the dashes in front
@@ -125,10 +126,26 @@ pub(crate) struct NodeFlags {
     /// Socket of the container runtime [default: <run-dir>/cri.sock]
     #[arg(long, value_name = "PATH", env = "PODWRIGHT_CRI_SOCKET")]
     pub(crate) cri_socket: Option<PathBuf>,
+
+    /// Where exec, attach and port-forward are served; in the file it is cri.streaming.address
+    /// [default: a free port of 127.0.0.1]
+    #[arg(long, value_name = "IP:PORT", env = "PODWRIGHT_STREAMING_ADDRESS")]
+    #[serde(skip)]
+    pub(crate) streaming_address: Option<SocketAddr>,
+
+    /// Who makes cgroups, cgroupfs or systemd; in the file it is cri.cgroup-driver [default: cgroupfs]
+    #[arg(long, value_name = "DRIVER", env = "PODWRIGHT_CGROUP_DRIVER", value_parser = cgroup_driver)]
+    #[serde(skip)]
+    pub(crate) cgroup_driver: Option<CgroupDriver>,
+
+    /// The runtime's own section. It has too much shape for flags.
+    #[arg(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cri: Option<cri::Settings>,
 }
 
 /// How log lines are written to stderr.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum LogFormat {
     /// One readable line.
@@ -165,6 +182,7 @@ pub(crate) struct NodeConfig {
     pub(crate) user_namespaces_ids_per_pod: u32,
     pub(crate) eviction_hard: Thresholds,
     pub(crate) cri_socket: PathBuf,
+    pub(crate) cri: cri::Settings,
 }
 
 impl NodeFlags {
@@ -208,10 +226,27 @@ impl NodeFlags {
             user_namespaces_ids_per_pod,
             eviction_hard,
             cri_socket,
+            streaming_address,
+            cgroup_driver,
+            cri,
         )
     }
 
+    /// The runtime's section, with what flags say laid over it.
+    fn cri_settings(&self) -> anyhow::Result<cri::Settings> {
+        let mut settings = self.cri.clone().unwrap_or_default();
+        if let Some(address) = self.streaming_address {
+            settings.streaming.address = address;
+        }
+        if let Some(driver) = self.cgroup_driver {
+            settings.cgroup_driver = driver;
+        }
+        settings.check()?;
+        Ok(settings)
+    }
+
     fn check(self) -> anyhow::Result<NodeConfig> {
+        let cri = self.cri_settings()?;
         let data_dir = absolute("data-dir", self.data_dir, "/var/lib/podwright")?;
         let run_dir = absolute("run-dir", self.run_dir, "/run/podwright")?;
         let node_name = match self.node_name {
@@ -271,6 +306,7 @@ impl NodeFlags {
                 None => Thresholds::default(),
             },
             cri_socket: absolute("cri-socket", self.cri_socket, run_dir.join("cri.sock"))?,
+            cri,
             node_name,
             data_dir,
             run_dir,
@@ -300,8 +336,30 @@ impl NodeConfig {
             cni_conf_dir: self.cni_conf_dir.clone(),
             cni_bin_dir: self.cni_bin_dir.clone(),
             registries_dir: self.registries_dir.clone(),
-            streaming_address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            settings: cri::Live::new(self.cri.clone()),
         }
+    }
+
+    /// What the runtime alone goes by, as a file that `--config` takes.
+    ///
+    /// # Errors
+    /// When a path is not UTF-8.
+    pub(crate) fn cri_file(&self) -> anyhow::Result<String> {
+        let flags = NodeFlags {
+            data_dir: Some(self.data_dir.clone()),
+            run_dir: Some(self.run_dir.clone()),
+            log_level: Some(self.log_level.clone()),
+            log_format: Some(self.log_format),
+            cgroup_parent: Some(self.cgroup_parent.clone()),
+            cni_conf_dir: Some(self.cni_conf_dir.clone()),
+            cni_bin_dir: Some(self.cni_bin_dir.clone()),
+            registries_dir: Some(self.registries_dir.clone()),
+            cri_socket: Some(self.cri_socket.clone()),
+            cri: Some(self.cri.clone()),
+            ..NodeFlags::default()
+        };
+        let value = without_nulls(serde_json::to_value(flags)?);
+        serde_saphyr::to_string(&value).context("writing the configuration as YAML")
     }
 
     /// The kubelet's configuration on this node; without a kubeconfig it runs static pods only.
@@ -351,6 +409,26 @@ impl NodeConfig {
             nft_table: self.nft_table.clone(),
             bridge: self.bridge.clone(),
         })
+    }
+}
+
+fn cgroup_driver(text: &str) -> Result<CgroupDriver, String> {
+    match text {
+        "cgroupfs" => Ok(CgroupDriver::Cgroupfs),
+        "systemd" => Ok(CgroupDriver::Systemd),
+        _ => Err("it is cgroupfs or systemd".to_owned()),
+    }
+}
+
+/// A file says nothing about what is not set.
+fn without_nulls(value: serde_json::Value) -> serde_json::Value {
+    match value {
+        serde_json::Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name, without_nulls(value)))
+            .collect(),
+        other => other,
     }
 }
 
@@ -436,6 +514,25 @@ mod tests {
         assert_eq!(config.bridge, "br7");
         assert_eq!(config.nft_table, "t1");
         assert_eq!(config.cgroup_parent, "/podwright");
+    }
+
+    #[test]
+    fn the_runtimes_section_is_printed_as_it_is_read() {
+        let typed = NodeFlags {
+            streaming_address: Some(([127, 0, 0, 1], 4444).into()),
+            node_name: Some("n".into()),
+            ..NodeFlags::default()
+        };
+        let file = "cri:\n  runtimes:\n    crun:\n      path: /usr/bin/crun\n  streaming:\n    idle-timeout: 90s\n";
+        let config = typed.over(flags(file)).check();
+        let printed = config.expect("a valid configuration").cri_file();
+        let again = flags(&printed.expect("YAML")).cri.expect("the section");
+        assert_eq!(again.streaming.address.port(), 4444);
+        assert_eq!(again.streaming.idle_timeout.as_secs(), 90);
+        assert_eq!(again.runtimes["crun"].path, Path::new("/usr/bin/crun"));
+        let wrong = flags("cri:\n  runtimes:\n    crun:\n      path: crun\n");
+        let error = wrong.check().expect_err("a relative path").to_string();
+        assert!(error.starts_with("cri.runtimes.crun.path:"), "{error}");
     }
 
     #[test]

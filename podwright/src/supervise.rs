@@ -52,6 +52,27 @@ impl Supervisor {
         Ok(Self { stop, tasks })
     }
 
+    /// Runs `work`, which may block, at each SIGHUP.
+    ///
+    /// # Errors
+    /// When the signal cannot be waited for.
+    pub(crate) fn on_hangup(
+        &mut self,
+        work: impl Fn() + Send + Sync + 'static,
+    ) -> anyhow::Result<()> {
+        let mut hangup = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    _ = hangup.recv() => tokio::task::block_in_place(&work),
+                    () = stop.cancelled() => return "reload",
+                }
+            }
+        });
+        Ok(())
+    }
+
     /// The token that tells every component to end.
     pub(crate) fn stop_token(&self) -> CancellationToken {
         self.stop.clone()

@@ -98,6 +98,9 @@ fn runtime() -> tokio::runtime::Runtime {
 fn config_in(root: &Path) -> Config {
     let name = root.file_name().unwrap().to_str().unwrap();
     let suffix: String = name.chars().rev().take(6).collect();
+    let mut settings = cri::Settings::default();
+    settings.nri.socket_path = root.join("nri.sock");
+    settings.cdi.spec_dirs = vec![root.join("cdi")];
     Config {
         listen: root.join("cri.sock"),
         data_dir: root.join("data"),
@@ -106,7 +109,7 @@ fn config_in(root: &Path) -> Config {
         cni_conf_dir: root.join("net.d"),
         cni_bin_dir: root.join("bin"),
         registries_dir: root.join("certs.d"),
-        streaming_address: ([127, 0, 0, 1], 0).into(),
+        settings: cri::Live::new(settings),
     }
 }
 

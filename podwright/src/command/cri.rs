@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use tracing::{info, warn};
 
 use super::run_node;
 use crate::node_config::NodeFlags;
@@ -19,16 +20,25 @@ pub(crate) struct CriArgs {
     /// Endpoint to serve on, as unix:///path [default: unix://<run-dir>/cri.sock]
     #[arg(long, value_name = "ENDPOINT")]
     listen: Option<String>,
+
+    /// Print the configuration that would be used, as a file for --config, and end
+    #[arg(long)]
+    print_config: bool,
 }
 
 pub(crate) fn main(args: CriArgs) -> anyhow::Result<ExitCode> {
-    let node = args.node.resolve()?;
-    let mut config = node.cri();
+    let mut node = args.node.clone().resolve()?;
     if let Some(endpoint) = &args.listen {
-        config.listen = socket_path(endpoint)?;
+        node.cri_socket = socket_path(endpoint)?;
     }
+    if args.print_config {
+        print!("{}", node.cri_file()?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = node.cri();
     run_node(&node, async {
         let mut supervisor = Supervisor::new()?;
+        reload_on_hangup(&mut supervisor, args.node, config.settings.clone())?;
         supervisor
             .start("cri", move |ready, stop| {
                 ::cri::run(config.clone(), ready, stop)
@@ -36,6 +46,27 @@ pub(crate) fn main(args: CriArgs) -> anyhow::Result<ExitCode> {
             .await?;
         supervisor.run_until_stopped().await?;
         Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Reads the file anew at each SIGHUP. A file that is wrong changes nothing.
+///
+/// # Errors
+/// When the signal cannot be waited for.
+pub(crate) fn reload_on_hangup(
+    supervisor: &mut Supervisor,
+    flags: NodeFlags,
+    settings: ::cri::Live,
+) -> anyhow::Result<()> {
+    supervisor.on_hangup(move || match flags.clone().resolve() {
+        Ok(node) => {
+            let waiting = settings.reload(node.cri);
+            info!("configuration read again");
+            for field in waiting {
+                warn!(field = %format!("cri.{field}"), "changed in the file; it takes a restart to act");
+            }
+        }
+        Err(error) => warn!("the configuration stays as it is: {error:#}"),
     })
 }
 

@@ -99,6 +99,7 @@ impl Place {
             // A job needs no address of its node; one without a default route has none.
             node_ip: Some(node.node_ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))),
             healthz_port: 0,
+            cri: beside(&node.cri),
             data_dir,
             run_dir,
             ..node.clone()
@@ -118,6 +119,15 @@ impl Place {
         let name = format!("{namespace}_{}.json", document.name);
         self.node.pod_manifest_path.join(name)
     }
+}
+
+/// The node's settings without what only one runtime of a machine can hold: the port of its streams
+/// and the socket that NRI plugins connect to.
+fn beside(node: &cri::Settings) -> cri::Settings {
+    let mut own = node.clone();
+    own.streaming = cri::settings::Streaming::default();
+    own.nri.enable = false;
+    own
 }
 
 async fn run(place: &Place, pods: &[Document]) -> anyhow::Result<ExitCode> {

@@ -59,7 +59,8 @@ pub(crate) struct ServerArgs {
 }
 
 pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
-    let node = args.node.clone().resolve()?;
+    let flags = args.node.clone();
+    let node = flags.clone().resolve()?;
     let with_agent = !args.disable_agent;
     let control_plane = control_plane_config(args, &node)?;
     let _lock = DataLock::take(&node.data_dir)?;
@@ -72,6 +73,7 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
         );
         if with_agent {
             let config = node.cri();
+            super::cri::reload_on_hangup(&mut supervisor, flags, config.settings.clone())?;
             supervisor
                 .start("cri", move |ready, stop| {
                     cri::run(config.clone(), ready, stop)
