@@ -30,7 +30,7 @@ fn workspace() -> Result<PathBuf> {
 /// relocations and nothing writable.
 fn build_pause(workspace: &Path, out: &Path) -> Result<()> {
     let source = workspace.join("pause/src/main.rs");
-    println!("cargo::rerun-if-changed={}", source.display());
+    println!("cargo::rerun-if-changed=../pause/src/main.rs");
     let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or("rustc".into()));
     rustc
         .args(["--edition=2024", "--crate-name=pause", "--crate-type=bin"])
@@ -51,9 +51,9 @@ fn build_pause(workspace: &Path, out: &Path) -> Result<()> {
 /// The shim is built by cargo, in a target directory of its own (the outer cargo holds the lock of
 /// the other), always optimised for size, whatever the outer profile is.
 fn build_shim(workspace: &Path, out: &Path) -> Result<()> {
-    for part in ["shim/src", "shim/Cargo.toml"] {
-        println!("cargo::rerun-if-changed={}", workspace.join(part).display());
-    }
+    // Relative, so that a target directory that was copied from another work tree looks at this one.
+    println!("cargo::rerun-if-changed=../shim/src");
+    println!("cargo::rerun-if-changed=../shim/Cargo.toml");
     let target = env::var("TARGET")?;
     let target_dir = out.join("shim-target");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()));
