@@ -19,10 +19,9 @@ mod requests;
 mod stream_tests;
 mod streams;
 
-use std::ffi::CString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -48,7 +47,8 @@ pub struct Daemon {
     dir: PathBuf,
     listener: OwnedFd,
     signals: OwnedFd,
-    removal: OwnedFd,
+    /// The pod's directory: the kernel tells of removals in it while this is open.
+    _watched: OwnedFd,
     connections: Vec<Connection>,
     next_connection: u64,
     processes: Processes,
@@ -69,7 +69,6 @@ fn complain(words: std::fmt::Arguments<'_>) {
 enum Source {
     Listener,
     Signals,
-    Removal,
     Connection(usize),
     Launch(ProcessId),
     Stream(ProcessId, Place),
@@ -83,17 +82,17 @@ impl Daemon {
     /// When the directory cannot be watched or the socket not be made.
     pub fn new(dir: &Path) -> io::Result<Daemon> {
         let raw = io::Error::from_raw_os_error;
-        let name = CString::new(dir.as_os_str().as_bytes())?;
-        let removal = events::watch_removal(&name).map_err(raw)?;
-        let signals = events::signal_descriptor(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT])
-            .map_err(raw)?;
+        let caught = [libc::SIGCHLD, libc::SIGIO, libc::SIGTERM, libc::SIGINT];
+        let signals = events::signal_descriptor(&caught).map_err(raw)?;
+        let watched = OwnedFd::from(File::open(dir)?);
+        events::notify_of_removal(watched.as_fd()).map_err(raw)?;
         sys::become_subreaper().map_err(raw)?;
         let listener = listen(dir)?;
         Ok(Daemon {
             dir: dir.to_path_buf(),
             listener,
             signals,
-            removal,
+            _watched: watched,
             connections: Vec::new(),
             next_connection: 1,
             processes: Processes::new(dir),
@@ -149,8 +148,10 @@ impl Daemon {
             }
             match source {
                 Source::Listener => self.accept(),
-                Source::Signals => self.collect(),
-                Source::Removal => removed |= self.is_unreachable(),
+                Source::Signals => {
+                    self.collect();
+                    removed |= self.is_unreachable();
+                }
                 Source::Connection(index) => self.serve(index, fd.revents),
                 Source::Launch(id) => self.processes.hear(&id),
                 Source::Stream(id, place) => {
@@ -169,14 +170,12 @@ impl Daemon {
 
     /// Without its socket nobody can reach the shim again: its directory is gone, or going.
     fn is_unreachable(&self) -> bool {
-        let mut buffer = [0; 1024];
-        while sys::read(self.removal.as_fd(), &mut buffer).is_ok_and(|count| count > 0) {}
         !self.dir.join(SOCKET_NAME).exists()
     }
 
     fn interests(&self) -> (Vec<Source>, Vec<libc::pollfd>) {
-        let mut sources = vec![Source::Listener, Source::Signals, Source::Removal];
-        let mut fds: Vec<_> = [&self.listener, &self.signals, &self.removal]
+        let mut sources = vec![Source::Listener, Source::Signals];
+        let mut fds: Vec<_> = [&self.listener, &self.signals]
             .map(|fd| events::interest(fd.as_fd(), libc::POLLIN))
             .into();
         for (index, connection) in self.connections.iter().enumerate() {
@@ -216,8 +215,8 @@ impl Daemon {
         self.connections.retain(|connection| !connection.broken);
     }
 
-    /// Empties the signal descriptor and collects ended children. SIGTERM and SIGINT are read and
-    /// ignored: whoever stops a service group must not stop its pods.
+    /// Empties the signal descriptor and collects ended children. SIGIO is there to wake the loop;
+    /// SIGTERM and SIGINT are read and ignored: whoever stops a service group must not stop its pods.
     fn collect(&mut self) {
         let mut buffer = [0; 512];
         while sys::read(self.signals.as_fd(), &mut buffer).is_ok_and(|count| count > 0) {}
@@ -248,7 +247,7 @@ impl Daemon {
 /// name doesn't matter, and is the owner's alone.
 fn listen(dir: &Path) -> io::Result<OwnedFd> {
     let raw = io::Error::from_raw_os_error;
-    let open = std::fs::File::open(dir)?;
+    let open = File::open(dir)?;
     let path = format!("/proc/self/fd/{}/{SOCKET_NAME}", open.as_raw_fd());
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! What an event loop waits for: poll(2), signalfd(2), inotify(7).
+//! What an event loop waits for: poll(2), signalfd(2), dnotify (fcntl(2)).
 
-use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use super::{Sys, check, fresh_fd};
@@ -54,19 +53,25 @@ pub fn signal_descriptor(signals: &[i32]) -> Sys<OwnedFd> {
     fresh_fd(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &raw const mask, 8usize, flags) })
 }
 
-/// A non-blocking descriptor that becomes readable when something in the directory is removed.
+/// Has the kernel send SIGIO when an entry of the directory is removed, as long as `directory` is open
+/// (fcntl(2), F_NOTIFY).
 ///
-/// The directory's own removal (IN_DELETE_SELF) is not reported while a bound socket in it pins
-/// its inode, even after the socket's name is gone; so its entries are watched instead.
-pub fn watch_removal(directory: &CStr) -> Sys<OwnedFd> {
-    // SAFETY: inotify_init1 takes a number.
-    let watch = fresh_fd(i64::from(unsafe {
-        libc::inotify_init1(libc::IN_CLOEXEC | libc::IN_NONBLOCK)
-    }))?;
-    let events = libc::IN_DELETE | libc::IN_MOVED_FROM | libc::IN_MOVE_SELF | libc::IN_ONLYDIR;
-    // SAFETY: `directory` is a C string.
+/// inotify(7) would need an instance for each shim, and a user has 128 of them: with 128 pods nobody
+/// else on the machine could watch a file.
+///
+/// # Errors
+/// EINVAL where the kernel has no dnotify.
+pub fn notify_of_removal(directory: BorrowedFd<'_>) -> Sys<()> {
+    // From <linux/fcntl.h>; the libc crate lacks them.
+    const DN_DELETE: u64 = 0x8;
+    const DN_MULTISHOT: u64 = 0x8000_0000;
+    // SAFETY: fcntl with F_NOTIFY takes a descriptor and a number.
     check(i64::from(unsafe {
-        libc::inotify_add_watch(watch.as_raw_fd(), directory.as_ptr(), events)
-    }))?;
-    Ok(watch)
+        libc::fcntl(
+            directory.as_raw_fd(),
+            libc::F_NOTIFY,
+            DN_DELETE | DN_MULTISHOT,
+        )
+    }))
+    .map(drop)
 }
