@@ -442,7 +442,9 @@ pub fn dup_above_stdio(fd: BorrowedFd<'_>) -> Sys<OwnedFd> {
     )?)
 }
 
-/// Unblocks every signal and gives SIGPIPE its default back, which the Rust runtime ignores.
+/// Unblocks every signal and gives each its default back. Ignored ones would stay ignored through
+/// clone and exec: SIGPIPE, which the Rust runtime ignores, and whatever the caller's caller did
+/// (nohup, a shell's background jobs). A container would then miss its SIGINT or SIGHUP.
 pub fn reset_signals() -> Sys<()> {
     let none: u64 = 0;
     // SAFETY: the kernel reads an 8 byte mask and is told its size; no old mask is asked for.
@@ -455,10 +457,20 @@ pub fn reset_signals() -> Sys<()> {
             8usize,
         )
     })?;
-    // SAFETY: restores a default disposition; no handler of ours is involved.
-    let before = unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-    if before == libc::SIG_ERR {
-        return Err(errno());
+    for signal in (1..=64).filter(|s| ![libc::SIGKILL, libc::SIGSTOP].contains(s)) {
+        // The kernel's own struct: handler (0: default), flags, restorer, mask.
+        let default = [0u64; 4];
+        // SAFETY: the kernel reads a struct of this size; no former one is asked for. A default
+        // disposition involves no handler of ours.
+        check(unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8usize,
+            )
+        })?;
     }
     Ok(())
 }

@@ -104,6 +104,26 @@ fn signals_are_sent_by_name_and_number() {
     bundle.ok(&["kill", "--all", &bundle.id, "KILL"]);
 }
 
+/// As nohup and a shell's background jobs leave it.
+#[test]
+fn signals_that_the_caller_ignores_reach_the_container() {
+    // Not by a shell, which ignores some itself.
+    let look = json!(["grep", "SigIgn", "/proc/self/status"]);
+    let bundle = Bundle::new("", &[("/process/args", look)]);
+    let run = bundle.command(&["run", "-b", bundle.bundle(), &bundle.id]);
+    let mut ignoring = std::process::Command::new("sh");
+    ignoring
+        .args(["-c", "trap '' HUP INT USR1; exec \"$0\""])
+        .arg(run.get_program())
+        .envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+    let output = bundle.finish(&mut ignoring);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said.trim(), "SigIgn:\t0000000000000000");
+}
+
 /// In somebody else's pid namespace, nobody ends with the first process.
 #[test]
 fn kill_reaches_everyone_where_the_pid_namespace_is_shared() {
