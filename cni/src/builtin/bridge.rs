@@ -454,17 +454,16 @@ fn pod_routes(conf: &Conf, result: &AddResult, link: u32) -> Vec<RouteSpec> {
 
 /// Idempotent, and independent of what is left: link, rules and lease are each taken if there.
 fn delete(conf: &Conf, call: &Call) -> Result<(), PluginError> {
-    let own = |id: &str, ifname: &str| id == call.container_id && ifname == call.ifname;
-    // Without a result (ADD was cut off) the lease tells the addresses.
-    let mut addresses = leased(conf, call, own)?;
-    addresses.extend(
-        previous(call)?
-            .iter()
-            .flat_map(|r| &r.ips)
-            .map(|ip| ip.address.addr),
-    );
-    addresses.sort();
-    addresses.dedup();
+    let result = previous(call)?.unwrap_or_default();
+    let mut addresses: Vec<IpAddr> = result.ips.iter().map(|ip| ip.address.addr).collect();
+    if addresses.is_empty() {
+        // ADD was cut off: the lease tells the addresses.
+        let own = |id: &str, ifname: &str| id == call.container_id && ifname == call.ifname;
+        addresses = leased(conf, call, own)?;
+    } else if conf.ipam.as_deref() == Some("host-local") {
+        // A DEL that was cut off after it gave the lease back is repeated; somebody may have it.
+        addresses = host_local::without_others(call, addresses)?;
+    }
     undo(conf, call, addresses)
 }
 

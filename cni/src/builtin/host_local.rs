@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
-use super::{fields, network_name, unknown_verb, valid_attachments, version};
+use super::{fields, network_name, previous, unknown_verb, valid_attachments, version};
 use crate::cidr::{Cidr, from_bits, to_bits};
 use crate::exec::Call;
 use crate::fields::{FieldError, Fields};
@@ -183,10 +183,7 @@ pub(super) fn run(call: &Call) -> Result<Option<Value>, PluginError> {
     let dir = conf.dir(call)?;
     match call.verb {
         "ADD" => add(&conf, &dir, call).map(|r| Some(r.to_json(version(call)))),
-        "DEL" => delete(&dir, |id, ifname| {
-            id == call.container_id && ifname == call.ifname
-        })
-        .map(|()| None),
+        "DEL" => release(&dir, call).map(|()| None),
         "CHECK" => check(&dir, call).map(|()| None),
         "GC" => {
             let valid = valid_attachments(call)?;
@@ -232,7 +229,28 @@ struct Lease {
     ifname: String,
 }
 
-/// All leases of a network. Other files in the directory are none.
+impl Lease {
+    /// The lease that a file holds; nothing when it was released meanwhile.
+    fn read(path: PathBuf) -> Result<Option<Lease>, PluginError> {
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| io_error("reading", &path, &e))?,
+        };
+        let (id, ifname) = text.trim().split_once("\r\n").unwrap_or((text.trim(), ""));
+        Ok(Some(Lease {
+            id: id.to_owned(),
+            ifname: ifname.to_owned(),
+            path,
+        }))
+    }
+
+    fn is_of(&self, call: &Call) -> bool {
+        self.id == call.container_id && self.ifname == call.ifname
+    }
+}
+
+/// All leases of a network. Other files in the directory are none. Without the lock, what comes and
+/// goes meanwhile may be in it or not.
 fn leases(dir: &Path) -> Result<Vec<Lease>, PluginError> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -248,15 +266,31 @@ fn leases(dir: &Path) -> Result<Vec<Lease>, PluginError> {
         if !is_lease {
             continue;
         }
-        let text = fs::read_to_string(&path).map_err(|e| io_error("reading", &path, &e))?;
-        let (id, ifname) = text.trim().split_once("\r\n").unwrap_or((text.trim(), ""));
-        found.push(Lease {
-            id: id.to_owned(),
-            ifname: ifname.to_owned(),
-            path,
-        });
+        found.extend(Lease::read(path)?);
     }
     Ok(found)
+}
+
+/// Where the leases of the network are that `call` is for.
+fn lease_dir(call: &Call) -> Result<Option<PathBuf>, PluginError> {
+    let ipam = fields("", call.conf.clone())?.object("ipam")?;
+    ipam.map(|ipam| Conf::parse(ipam)?.dir(call)).transpose()
+}
+
+/// Those of `addresses` that nobody but `call`'s attachment has a lease of.
+pub(super) fn without_others(
+    call: &Call,
+    mut addresses: Vec<IpAddr>,
+) -> Result<Vec<IpAddr>, PluginError> {
+    if let Some(dir) = lease_dir(call)? {
+        let mut others = Vec::new();
+        for address in &addresses {
+            let lease = Lease::read(dir.join(address.to_string()))?;
+            others.extend(lease.filter(|l| !l.is_of(call)).map(|_| *address));
+        }
+        addresses.retain(|address| !others.contains(address));
+    }
+    Ok(addresses)
 }
 
 /// The addresses leased to attachments that `wanted` picks, of the network that `call` is for.
@@ -264,11 +298,9 @@ pub(super) fn leased(
     call: &Call,
     wanted: impl Fn(&str, &str) -> bool,
 ) -> Result<Vec<IpAddr>, PluginError> {
-    let mut outer = fields("", call.conf.clone())?;
-    let Some(ipam) = outer.object("ipam")? else {
+    let Some(dir) = lease_dir(call)? else {
         return Ok(Vec::new());
     };
-    let dir = Conf::parse(ipam)?.dir(call)?;
     let leases = leases(&dir)?
         .into_iter()
         .filter(|l| wanted(&l.id, &l.ifname));
@@ -279,10 +311,7 @@ pub(super) fn leased(
 
 fn add(conf: &Conf, dir: &Path, call: &Call) -> Result<AddResult, PluginError> {
     let _lock = lock(dir)?;
-    if let Some(lease) = leases(dir)?
-        .iter()
-        .find(|l| l.id == call.container_id && l.ifname == call.ifname)
-    {
+    if let Some(lease) = leases(dir)?.iter().find(|l| l.is_of(call)) {
         let text = format!(
             "container {} has the lease {} already",
             call.container_id,
@@ -332,15 +361,37 @@ fn lease_one(
     })?;
     let path = dir.join(ip.address.addr.to_string());
     let failed = |e: io::Error| io_error("writing", &path, &e);
-    let mut file = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .open(&path)
-        .map_err(failed)?;
-    write!(file, "{}\r\n{}", call.container_id, call.ifname).map_err(failed)?;
+    // Whole or not at all: GC would take a lease that names nobody for one that leaked. The lock
+    // keeps the name from being taken meanwhile.
+    let unfinished = dir.join("unfinished");
+    let text = format!("{}\r\n{}", call.container_id, call.ifname);
+    fs::write(&unfinished, text).map_err(failed)?;
+    fs::rename(&unfinished, &path).map_err(failed)?;
     // A hint only: when it is lost, the search begins at the start of the range.
     let _ = fs::write(&last_path, ip.address.addr.to_string());
     Ok(ip)
+}
+
+/// DEL. The leases that the result of ADD tells need not be searched for.
+fn release(dir: &Path, call: &Call) -> Result<(), PluginError> {
+    let known = previous(call)?.map(|result| result.ips).unwrap_or_default();
+    if !known.is_empty() && dir.exists() {
+        let _lock = lock(dir)?;
+        for ip in known {
+            let lease = Lease::read(dir.join(ip.address.addr.to_string()))?;
+            if let Some(lease) = lease.filter(|l| l.is_of(call)) {
+                remove(&lease)?;
+            }
+        }
+        return Ok(());
+    }
+    delete(dir, |id, ifname| {
+        id == call.container_id && ifname == call.ifname
+    })
+}
+
+fn remove(lease: &Lease) -> Result<(), PluginError> {
+    fs::remove_file(&lease.path).map_err(|e| io_error("removing", &lease.path, &e))
 }
 
 fn delete(dir: &Path, wanted: impl Fn(&str, &str) -> bool) -> Result<(), PluginError> {
@@ -349,16 +400,13 @@ fn delete(dir: &Path, wanted: impl Fn(&str, &str) -> bool) -> Result<(), PluginE
     }
     let _lock = lock(dir)?;
     for lease in leases(dir)?.iter().filter(|l| wanted(&l.id, &l.ifname)) {
-        fs::remove_file(&lease.path).map_err(|e| io_error("removing", &lease.path, &e))?;
+        remove(lease)?;
     }
     Ok(())
 }
 
 fn check(dir: &Path, call: &Call) -> Result<(), PluginError> {
-    if leases(dir)?
-        .iter()
-        .any(|l| l.id == call.container_id && l.ifname == call.ifname)
-    {
+    if leases(dir)?.iter().any(|l| l.is_of(call)) {
         return Ok(());
     }
     let text = format!(
