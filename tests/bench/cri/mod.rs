@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The same calls on CRI v1, to podwright and to containerd, by one client over one connection.
 
+mod many;
+mod pod;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -13,6 +16,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::report::Report;
 use crate::{installed, memory};
+use pod::Lifecycle;
 use tests::containerd::Containerd;
 use tests::leftovers::remove_parent_cgroups;
 
@@ -24,10 +28,6 @@ mod v1 {
 use v1::runtime_service_client::RuntimeServiceClient;
 
 type Client = RuntimeServiceClient<Channel>;
-
-const IMAGE: &str = "localhost/busybox:1";
-/// Pods that exist at once when memory is measured.
-const PODS: usize = 20;
 
 pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
@@ -64,6 +64,7 @@ pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+#[derive(Clone)]
 struct Peer {
     who: &'static str,
     cgroup_parent: String,
@@ -121,48 +122,21 @@ async fn connect(socket: &Path) -> Result<Client> {
     Ok(RuntimeServiceClient::new(channel))
 }
 
-/// Durations by operation, in the order in which a pod goes through them.
-#[derive(Default)]
-struct Lifecycle {
-    run_sandbox: Vec<Duration>,
-    start_container: Vec<Duration>,
-    exec: Vec<Duration>,
-    stop_container: Vec<Duration>,
-    remove_sandbox: Vec<Duration>,
-}
-
 async fn calls(socket: &Path, peer: &Peer, runs: usize, report: &mut Report) -> Result<()> {
     let mut client = connect(socket).await?;
     network_is_ready(&mut client).await?;
-    report.kib(
-        "runtime daemon, idle (PSS)",
-        peer.who,
-        vec![memory::pss_kib(peer.daemon)],
-    );
+    let idle = memory::pss_kib(peer.daemon);
+    report.kib("runtime daemon, idle (PSS)", peer.who, vec![idle]);
     let mut took = Lifecycle::default();
-    for run in 0..runs + runs.div_ceil(10) {
-        one_lifecycle(&mut client, peer, run, &mut took).await?;
-    }
     let warm_up = runs.div_ceil(10);
-    let who = peer.who;
-    report.times("RunPodSandbox", who, &took.run_sandbox[warm_up..]);
-    report.times(
-        "CreateContainer + StartContainer",
-        who,
-        &took.start_container[warm_up..],
-    );
-    report.times("ExecSync true", who, &took.exec[warm_up..]);
-    report.times(
-        "StopContainer(0) + RemoveContainer",
-        who,
-        &took.stop_container[warm_up..],
-    );
-    report.times(
-        "StopPodSandbox + RemovePodSandbox",
-        who,
-        &took.remove_sandbox[warm_up..],
-    );
-    pods_memory(&mut client, peer, report).await
+    for run in 0..runs + warm_up {
+        took.measure(&mut client, peer, run).await?;
+    }
+    took.report(warm_up, peer.who, report);
+    many::memory(&mut client, peer, report).await?;
+    many::lifecycles(&client, peer, report).await?;
+    many::sandboxes(&client, peer, report).await?;
+    many::listing(&mut client, peer, runs, report).await
 }
 
 async fn network_is_ready(client: &mut Client) -> Result<()> {
@@ -185,154 +159,4 @@ async fn network_is_ready(client: &mut Client) -> Result<()> {
         );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-}
-
-fn sandbox_config(peer: &Peer, run: usize) -> v1::PodSandboxConfig {
-    v1::PodSandboxConfig {
-        metadata: Some(v1::PodSandboxMetadata {
-            name: format!("bench-{run}"),
-            uid: format!("uid-{run}"),
-            namespace: "bench".into(),
-            attempt: 0,
-        }),
-        hostname: "bench".into(),
-        log_directory: String::new(),
-        linux: Some(v1::LinuxPodSandboxConfig {
-            cgroup_parent: format!("{}/pod{run}", peer.cgroup_parent),
-            ..Default::default()
-        }),
-        ..Default::default()
-    }
-}
-
-async fn start_container(
-    client: &mut Client,
-    sandbox: &str,
-    config: &v1::PodSandboxConfig,
-) -> Result<String> {
-    let request = v1::CreateContainerRequest {
-        pod_sandbox_id: sandbox.into(),
-        config: Some(v1::ContainerConfig {
-            metadata: Some(v1::ContainerMetadata {
-                name: "main".into(),
-                attempt: 0,
-            }),
-            image: Some(v1::ImageSpec {
-                image: IMAGE.into(),
-                ..Default::default()
-            }),
-            command: vec!["/bin/sleep".into(), "100000".into()],
-            ..Default::default()
-        }),
-        sandbox_config: Some(config.clone()),
-    };
-    let container_id = client
-        .create_container(request)
-        .await?
-        .into_inner()
-        .container_id;
-    let start = v1::StartContainerRequest {
-        container_id: container_id.clone(),
-    };
-    client.start_container(start).await?;
-    Ok(container_id)
-}
-
-async fn remove_sandbox(client: &mut Client, pod_sandbox_id: &str) -> Result<()> {
-    let pod_sandbox_id = pod_sandbox_id.to_owned();
-    let stop = v1::StopPodSandboxRequest {
-        pod_sandbox_id: pod_sandbox_id.clone(),
-    };
-    client.stop_pod_sandbox(stop).await?;
-    client
-        .remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id })
-        .await?;
-    Ok(())
-}
-
-async fn one_lifecycle(
-    client: &mut Client,
-    peer: &Peer,
-    run: usize,
-    took: &mut Lifecycle,
-) -> Result<()> {
-    let config = sandbox_config(peer, run);
-    let mut clock = Instant::now();
-    let mut lap = |samples: &mut Vec<Duration>| {
-        samples.push(clock.elapsed());
-        clock = Instant::now();
-    };
-    let request = v1::RunPodSandboxRequest {
-        config: Some(config.clone()),
-        runtime_handler: String::new(),
-    };
-    let sandbox = client
-        .run_pod_sandbox(request)
-        .await?
-        .into_inner()
-        .pod_sandbox_id;
-    lap(&mut took.run_sandbox);
-    let container_id = start_container(client, &sandbox, &config).await?;
-    lap(&mut took.start_container);
-    let exec = v1::ExecSyncRequest {
-        container_id: container_id.clone(),
-        cmd: vec!["/bin/true".into()],
-        timeout: 10,
-    };
-    client.exec_sync(exec).await?;
-    lap(&mut took.exec);
-    let stop = v1::StopContainerRequest {
-        container_id: container_id.clone(),
-        timeout: 0,
-    };
-    client.stop_container(stop).await?;
-    client
-        .remove_container(v1::RemoveContainerRequest { container_id })
-        .await?;
-    lap(&mut took.stop_container);
-    remove_sandbox(client, &sandbox).await?;
-    lap(&mut took.remove_sandbox);
-    Ok(())
-}
-
-/// Memory of what holds a pod (shim and pause) and of the daemon, with pods of one container each.
-async fn pods_memory(client: &mut Client, peer: &Peer, report: &mut Report) -> Result<()> {
-    let mut sandboxes = Vec::new();
-    for run in 0..PODS {
-        let config = sandbox_config(peer, 1_000_000 + run);
-        let request = v1::RunPodSandboxRequest {
-            config: Some(config.clone()),
-            runtime_handler: String::new(),
-        };
-        let id = client
-            .run_pod_sandbox(request)
-            .await?
-            .into_inner()
-            .pod_sandbox_id;
-        start_container(client, &id, &config).await?;
-        sandboxes.push(id);
-    }
-    let mut shims = Vec::new();
-    for pid in memory::processes_with(&peer.marker) {
-        if memory::name(pid).contains("shim") {
-            let pause = memory::children(pid)
-                .into_iter()
-                .filter(|child| memory::name(*child) == "pause");
-            shims.push(memory::pss_kib(pid) + pause.map(memory::pss_kib).sum::<f64>());
-        }
-    }
-    report.kib(
-        &format!("shim (and pause), each of {PODS} pods (PSS)"),
-        peer.who,
-        shims,
-    );
-    report.kib(
-        &format!("runtime daemon, {PODS} pods (PSS)"),
-        peer.who,
-        vec![memory::pss_kib(peer.daemon)],
-    );
-    for id in &sandboxes {
-        remove_sandbox(client, id).await?;
-    }
-    Ok(())
 }
