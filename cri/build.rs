@@ -11,10 +11,15 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=proto/api.proto");
+    println!("cargo::rerun-if-changed=proto/nri.proto");
     let contract = protox::compile(["proto/api.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .build_client(true)
         .compile_fds(contract)?;
+    // In order, so that what plugins are sent, and what they are told of conflicts, is the same each time.
+    tonic_prost_build::configure()
+        .btree_map(".")
+        .compile_fds(protox::compile(["proto/nri.proto"], ["proto"])?)?;
     let workspace = workspace()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     build_pause(&workspace, &out)?;

@@ -17,6 +17,7 @@ use tonic::service::Routes;
 
 use crate::fault::Fault;
 use crate::image::ImageStore;
+use crate::nri::Nri;
 use crate::paths::Paths;
 use crate::runtime::{Runtime, cgroup_path};
 use crate::server::{Server, sandbox_run::make_private_dir};
@@ -25,7 +26,7 @@ use crate::streaming::{self, Tokens};
 use crate::table::Table;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
-use crate::{Config, Error, blocking, cgroup, recover, sweep};
+use crate::{Config, Error, blocking, cgroup, nri, recover, sweep};
 
 /// How long requests may go on after the daemon was asked to stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -51,6 +52,7 @@ pub(crate) async fn run(
     let address = streams.local_addr().map_err(not_bound)?;
     let runtime = assemble(config, address).await?;
     recover::recover(&runtime).await.map_err(Error::Repair)?;
+    nri::start(&runtime).await;
     let socket = bind(&listen)?;
     tracing::info!(socket = %listen.display(), streaming = %address, "cri: serving");
     runtime.tasks.spawn(sweep::forever(runtime.clone()));
@@ -159,6 +161,7 @@ fn open(config: Config, streaming: SocketAddr) -> crate::fault::Result<Arc<Runti
         names: Default::default(),
         events: Default::default(),
         tokens: Tokens::new(streaming),
+        nri: Nri::new(config.settings.clone()),
         tasks: TaskTracker::new(),
         stopping: CancellationToken::new(),
         config,

@@ -75,7 +75,7 @@ fn plan(
     }
     let mut plan = oci::compile_exec(&spec, &process, None, &record.id, "")
         .map_err(|e| Fault::invalid(e.to_string()))?;
-    plan.seccomp = seccomp(record, plan.capabilities.bounding)?;
+    plan.seccomp = seccomp(record, &spec, plan.capabilities.bounding)?;
     oci::introduce(&spec, &mut plan, &record.id, "");
     plan.session_keyring = Some(oci::session_keyring(&record.id));
     Ok(plan)

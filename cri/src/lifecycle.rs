@@ -88,6 +88,7 @@ impl Runtime {
             tracing::debug!(container.id = %record.id, %error, "the shim did not forget a container");
         }
         self.remove_cgroup(&record.cgroup).await?;
+        self.nri_removed(container).await;
         self.remove_container_files(&record.id).await?;
         if self.containers.get(&record.id).is_some() {
             self.containers.remove(&record.id);
@@ -127,6 +128,7 @@ impl Runtime {
             tracing::warn!(container.id = %record.id, error = %fault.chain(), "cgroup stays for now");
         }
         self.publish_container(v1::ContainerEventType::ContainerStoppedEvent, &record);
+        self.nri_stopped(container).await;
     }
 
     /// Kills what is in a cgroup and removes it.
@@ -148,7 +150,11 @@ impl Runtime {
         let id = sandbox.record.get().id.clone();
         for container in self.containers_of(&id) {
             self.stop_container(&container, Duration::ZERO).await?;
+            if matches!(container.record.get().state, State::Exited(_)) {
+                self.nri_stopped(&container).await;
+            }
         }
+        self.nri_pod_stopped(sandbox).await;
         self.sandbox_stopped(sandbox).await;
         if let Some(shim) = sandbox.shim() {
             sandbox.unwatch.cancel();
@@ -220,6 +226,7 @@ impl Runtime {
         for container in self.containers_of(&record.id) {
             self.remove_container(&container).await?;
         }
+        self.nri_pod_removed(sandbox).await;
         self.remove_sandbox_files(&record).await?;
         if self.sandboxes.get(&record.id).is_some() {
             self.publish(

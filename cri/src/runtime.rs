@@ -21,6 +21,7 @@ use crate::events::Events;
 use crate::fault::{Fault, Kind, Result};
 use crate::image::ImageStore;
 use crate::names::Names;
+use crate::nri::{Nri, Told, told_of};
 use crate::paths::Paths;
 use crate::sandbox::SandboxRecord;
 use crate::shim_client::{Programs, Shim};
@@ -37,6 +38,8 @@ pub(crate) struct Sandbox {
     shim: Mutex<Option<Shim>>,
     /// Ends the watcher of this sandbox.
     pub(crate) unwatch: CancellationToken,
+    /// What NRI plugins know of it. Held while they are told.
+    pub(crate) told: tokio::sync::Mutex<Told>,
 }
 
 /// A container that exists.
@@ -48,11 +51,18 @@ pub(crate) struct Container {
     pub(crate) ops: tokio::sync::Mutex<()>,
     /// The last sample of cpu time: (when, nanoseconds used), for the rate.
     pub(crate) cpu_sample: Mutex<Option<(i64, u64)>>,
+    /// What NRI plugins know of it. Held while they are told.
+    pub(crate) told: tokio::sync::Mutex<Told>,
 }
 
 impl Sandbox {
     pub(crate) fn new(record: Durable<SandboxRecord>, shim: Option<Shim>) -> Self {
+        let told = match record.get().network_released {
+            true => Told::Stopped,
+            false => Told::Made,
+        };
         Self {
+            told: tokio::sync::Mutex::new(told),
             record,
             ops: RwLock::new(()),
             shim: Mutex::new(shim),
@@ -80,6 +90,7 @@ impl Sandbox {
 impl Container {
     pub(crate) fn new(record: Durable<ContainerRecord>) -> Self {
         Self {
+            told: tokio::sync::Mutex::new(told_of(&record.get().state)),
             record,
             ops: tokio::sync::Mutex::new(()),
             cpu_sample: Mutex::new(None),
@@ -108,6 +119,7 @@ pub(crate) struct Runtime {
     pub(crate) names: Names,
     pub(crate) events: Events,
     pub(crate) tokens: Tokens,
+    pub(crate) nri: Nri,
     pub(crate) tasks: TaskTracker,
     pub(crate) stopping: CancellationToken,
 }

@@ -128,9 +128,17 @@ pub enum RuntimeKind {
 pub struct Nri {
     /// Whether plugins may connect. Fixed at start.
     pub enable: bool,
-    /// Where external plugins connect to. Fixed at start.
-    pub socket_path: PathBuf,
-    /// How long a plugin that connected may take to register.
+    /// Where external plugins connect to. Without it, `/var/run/nri/nri.sock`, which all plugins
+    /// know, for a node with the usual run directory; for any other, of which one machine may have
+    /// several, `nri/nri.sock` in its run directory. Fixed at start.
+    pub socket_path: Option<PathBuf>,
+    /// No socket: only pre-installed plugins. Fixed at start.
+    pub disable_connections: bool,
+    /// Programs named `10-name` here are plugins that start with the runtime. Fixed at start.
+    pub plugin_path: PathBuf,
+    /// `10-name.conf` or `name.conf` here is the configuration of such a plugin. Fixed at start.
+    pub plugin_config_path: PathBuf,
+    /// How long a plugin that connected may take to register, and to be synchronized.
     #[serde(with = "friendly")]
     pub plugin_registration_timeout: Duration,
     /// How long a plugin may take to answer.
@@ -142,9 +150,28 @@ impl Default for Nri {
     fn default() -> Self {
         Self {
             enable: true,
-            socket_path: "/var/run/nri/nri.sock".into(),
+            socket_path: None,
+            disable_connections: false,
+            plugin_path: "/opt/nri/plugins".into(),
+            plugin_config_path: "/etc/nri/conf.d".into(),
             plugin_registration_timeout: Duration::from_secs(5),
             plugin_request_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Where upstream's plugins look for a runtime.
+const WELL_KNOWN_NRI: &str = "/var/run/nri/nri.sock";
+/// The run directory of a node that has the machine for itself.
+const USUAL_RUN_DIR: &str = "/run/podwright";
+
+impl Nri {
+    /// The socket of a node with this run directory.
+    pub fn socket_in(&self, run_dir: &Path) -> PathBuf {
+        match &self.socket_path {
+            Some(path) => path.clone(),
+            None if run_dir == Path::new(USUAL_RUN_DIR) => WELL_KNOWN_NRI.into(),
+            None => run_dir.join("nri/nri.sock"),
         }
     }
 }
@@ -238,7 +265,12 @@ impl Settings {
             .iter()
             .try_for_each(|(name, handler)| check_runtime(name, handler))?;
         let paths = self.cdi.spec_dirs.iter().map(|dir| ("cdi.spec-dirs", dir));
-        let mut paths = paths.chain([("nri.socket-path", &self.nri.socket_path)]);
+        let nri = &self.nri;
+        let paths = paths.chain(nri.socket_path.iter().map(|path| ("nri.socket-path", path)));
+        let mut paths = paths.chain([
+            ("nri.plugin-path", &nri.plugin_path),
+            ("nri.plugin-config-path", &nri.plugin_config_path),
+        ]);
         match paths.find(|(_, path)| !path.is_absolute()) {
             Some((field, path)) => wrong(field, &not_absolute(path)),
             None => Ok(()),
@@ -324,6 +356,9 @@ impl Live {
             "streaming.tls-key-file" => streaming.tls_key_file,
             "nri.enable" => nri.enable,
             "nri.socket-path" => nri.socket_path,
+            "nri.disable-connections" => nri.disable_connections,
+            "nri.plugin-path" => nri.plugin_path,
+            "nri.plugin-config-path" => nri.plugin_config_path,
             "limits.event-queue" => limits.event_queue,
         );
         self.0.send_if_modified(|current| {

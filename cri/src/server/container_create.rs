@@ -14,6 +14,7 @@ use crate::container::{
 use crate::durable::Durable;
 use crate::fault::{Fault, Result};
 use crate::image::Image;
+use crate::nri::api::Event;
 use crate::record::Wire;
 use crate::runtime::{Container, Runtime, now};
 use crate::sandbox::{Phase, SandboxRecord, cgroup, security, userns};
@@ -70,9 +71,12 @@ async fn make(
 ) -> Result<()> {
     check(&config)?;
     let image = super::image::lookup(runtime, config.image.as_ref()).await?;
-    let decided = decide(runtime, sandbox, &id, &config, &image).await?;
-    let wanted = config.image.clone().unwrap_or_default().image;
-    let record = ContainerRecord {
+    let Decided {
+        mut spec,
+        user,
+        stop_signal,
+    } = decide(runtime, sandbox, &id, &config, &image).await?;
+    let mut record = ContainerRecord {
         id: id.clone(),
         sandbox_id: sandbox.id.clone(),
         name,
@@ -82,18 +86,63 @@ async fn make(
         image_ref: super::image::reference(&image),
         cgroup: cgroup::member(&sandbox.cgroup, &id),
         log_path: log_path(&sandbox.config.0, &config)?,
-        user: decided.user,
-        stop_signal: decided.stop_signal,
+        user,
+        stop_signal,
         config: Wire(config),
     };
+    // From before plugins are asked until the container can be found: see `nri::Hold`.
+    let _hold = runtime.nri.hold().await;
+    let before = (record.clone(), spec.clone());
+    let made = match adjust(runtime, sandbox, &mut record, &mut spec).await {
+        Ok(()) => lay_down(runtime, record, &spec).await,
+        Err(fault) => Err(fault),
+    };
+    match made {
+        Ok(container) => {
+            runtime
+                .nri_done(Event::PostCreateContainer, &container)
+                .await;
+            Ok(())
+        }
+        Err(fault) => {
+            runtime
+                .nri_create_undone(sandbox, &before.0, &before.1)
+                .await;
+            Err(fault)
+        }
+    }
+}
+
+/// What plugins change about the container.
+async fn adjust(
+    runtime: &Runtime,
+    sandbox: &SandboxRecord,
+    record: &mut ContainerRecord,
+    spec: &mut oci_spec::runtime::Spec,
+) -> Result<()> {
+    runtime
+        .nri_create(sandbox, record, spec)
+        .await
+        .map_err(|fault| fault.within("failed to get NRI adjustment for container"))?;
+    resources::limits(&linux_resources(&record.config.0))?;
+    crate::runtime::cgroup_path(&record.cgroup).map(drop)
+}
+
+/// Writes the container down: from now on it can be found.
+async fn lay_down(
+    runtime: &Arc<Runtime>,
+    record: ContainerRecord,
+    spec: &oci_spec::runtime::Spec,
+) -> Result<Arc<Container>> {
+    let wanted = record.config.0.image.clone().unwrap_or_default().image;
+    let id = record.id.clone();
     runtime
         .images
         .lease(&id, &record.image_id)
         .await
         .map_err(|e| super::image::fault(&wanted, &e))?;
     let dir = runtime.paths.container(&id);
-    let made = dir.clone();
-    let spec = decided.spec;
+    let (made, spec) = (dir.clone(), spec.clone());
     blocking::run("creating a container's directory", move || {
         lay_out(&made, &spec)
     })
@@ -105,7 +154,7 @@ async fn make(
         v1::ContainerEventType::ContainerCreatedEvent,
         &container.record.get(),
     );
-    Ok(())
+    Ok(container)
 }
 
 fn check(config: &v1::ContainerConfig) -> Result<()> {

@@ -17,6 +17,7 @@ use crate::cgroup::Limits;
 use crate::container::{ContainerRecord, Exit, State, resources};
 use crate::fault::{Fault, Result};
 use crate::lifecycle::{first_process, remove_dir, shim_fault};
+use crate::nri::api::Event;
 use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
 use crate::sandbox::{Phase, security};
 use crate::shim_client::{ContainerIo, Shim};
@@ -48,6 +49,7 @@ pub(crate) async fn start(
                     record.sandbox_id
                 )));
             }
+            let _hold = runtime_.nri.hold().await;
             launch_or_record(&runtime_, &sandbox, &container, &record).await
         })
         .await?;
@@ -70,6 +72,9 @@ async fn launch_or_record(
                 v1::ContainerEventType::ContainerStartedEvent,
                 &container.record.get(),
             );
+            runtime
+                .nri_done(Event::PostStartContainer, container)
+                .await;
             Ok(())
         }
         Err(fault) => {
@@ -91,6 +96,10 @@ async fn launch(
     container: &Container,
     record: &ContainerRecord,
 ) -> Result<()> {
+    runtime
+        .nri_container(Event::StartContainer, container)
+        .await
+        .map_err(|fault| fault.within("NRI container start failed"))?;
     let plan = plan(runtime, container, record).await?;
     if let Some(dir) = record.log_path.as_deref().and_then(Path::parent) {
         let dir = dir.to_owned();
@@ -184,7 +193,7 @@ async fn plan(
             idmapped_rootfs: ids_of(&spec),
             cgroup: manager.join(&cgroup),
             cgroup_v2: manager.is_v2(),
-            seccomp: None,
+            seccomp: plugins_seccomp(&spec)?,
             sandbox_binds: if host_ipc || own_shm {
                 Vec::new()
             } else {
@@ -193,7 +202,7 @@ async fn plan(
             does_the_rest: false,
         };
         let mut plan = oci::compile(&spec, &context).map_err(|e| Fault::invalid(e.to_string()))?;
-        plan.process.seccomp = seccomp(&record, plan.process.capabilities.bounding)?;
+        plan.process.seccomp = seccomp(&record, &spec, plan.process.capabilities.bounding)?;
         oci::introduce(&spec, &mut plan.process, &context.id, &context.bundle);
         plan.process.session_keyring = Some(oci::session_keyring(&record.id));
         Ok(plan)
@@ -217,7 +226,8 @@ fn fresh_work_dir(work: &Path) -> Result<()> {
     make_private_dir(work)
 }
 
-/// All limits of a container: what CRI asks for, and the device rules of the spec.
+/// All limits of a container: what CRI asks for, and what CRI has no words for, which is in the spec
+/// (device rules, and what NRI plugins set).
 fn limits(record: &ContainerRecord, spec: &Spec) -> Result<Limits> {
     let of_spec = spec
         .linux()
@@ -227,10 +237,26 @@ fn limits(record: &ContainerRecord, spec: &Spec) -> Result<Limits> {
         .transpose()
         .map_err(|e| Fault::invalid(e.to_string()))?
         .unwrap_or_default();
-    Ok(Limits {
-        devices: of_spec.devices,
-        ..resources::limits(&linux_resources(&record.config.0))?
-    })
+    Ok(over(of_spec, resources::limits(&linux_resources(&record.config.0))?))
+}
+
+/// One set of limits, with what another says in place of it.
+fn over(mut all: Limits, said: Limits) -> Limits {
+    fn put<T>(into: &mut Option<T>, said: Option<T>) {
+        if said.is_some() {
+            *into = said;
+        }
+    }
+    put(&mut all.memory.limit, said.memory.limit);
+    put(&mut all.memory.swap, said.memory.swap);
+    put(&mut all.cpu.shares, said.cpu.shares);
+    put(&mut all.cpu.quota, said.cpu.quota);
+    put(&mut all.cpu.period, said.cpu.period);
+    put(&mut all.cpu.cpus, said.cpu.cpus);
+    put(&mut all.cpu.mems, said.cpu.mems);
+    all.hugepages = said.hugepages;
+    all.unified = said.unified;
+    all
 }
 
 /// The compiled system call filter of a container; the same for its execs. Blocks on the profile's file.
@@ -239,8 +265,13 @@ fn limits(record: &ContainerRecord, spec: &Spec) -> Result<Limits> {
 /// When the profile cannot be read or compiled.
 pub(crate) fn seccomp(
     record: &ContainerRecord,
+    spec: &Spec,
     capabilities: u64,
 ) -> Result<Option<shim::plan::Seccomp>> {
+    let of_plugins = plugins_seccomp(spec)?;
+    if of_plugins.is_some() {
+        return Ok(of_plugins);
+    }
     let context = record
         .config
         .0
@@ -265,4 +296,13 @@ pub(crate) fn seccomp(
     };
     oci::spec::seccomp(&profile, capabilities)
         .map_err(|e| Fault::internal("preparing the seccomp profile", e))
+}
+
+/// The filter that an NRI plugin has put into the spec, in place of the client's.
+fn plugins_seccomp(spec: &Spec) -> Result<Option<shim::plan::Seccomp>> {
+    let profile = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref());
+    profile
+        .map(oci::spec::oci_seccomp)
+        .transpose()
+        .map_err(|e| Fault::internal("preparing the seccomp profile of an NRI plugin", e))
 }

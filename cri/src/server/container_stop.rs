@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::container::State;
 use crate::fault::{Kind, Result};
 use crate::runtime::Runtime;
 use crate::v1;
@@ -24,7 +25,13 @@ pub(crate) async fn stop(
     let grace = Duration::from_secs(u64::try_from(request.timeout).unwrap_or(0));
     let runtime_ = runtime.clone();
     runtime
-        .detached(async move { runtime_.stop_container(&container, grace).await })
+        .detached(async move {
+            runtime_.stop_container(&container, grace).await?;
+            if let State::Exited(_) = container.record.get().state {
+                runtime_.nri_stopped(&container).await;
+            }
+            Ok(())
+        })
         .await
         .map_err(|f| f.within(format!("stopping container {:?}", request.container_id)))?;
     Ok(v1::StopContainerResponse {})

@@ -6,7 +6,7 @@ pub(crate) mod container_create;
 pub(crate) mod container_start;
 mod container_status;
 mod container_stop;
-mod container_update;
+pub(crate) mod container_update;
 mod events;
 mod exec_sync;
 pub(crate) mod image;

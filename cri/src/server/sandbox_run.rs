@@ -12,6 +12,7 @@ use crate::container::resources;
 use crate::durable::Durable;
 use crate::fault::{Fault, Result};
 use crate::lifecycle::NETWORK_DEADLINE;
+use crate::nri::{Hold, api::Event};
 use crate::record::Wire;
 use crate::runtime::{Runtime, Sandbox, cgroup_path, now};
 use crate::sandbox::{Phase, SandboxRecord, cgroup, dns, network, security, sysctl, userns};
@@ -173,7 +174,7 @@ async fn make(runtime: &Arc<Runtime>, plan: Plan) -> Result<String> {
         }
     };
     match assemble(runtime, &plan, &durable).await {
-        Ok(shim) => Ok(enter(runtime, durable, shim)),
+        Ok((shim, _hold)) => Ok(enter(runtime, durable, shim)),
         Err(fault) => {
             undo(runtime, &record).await;
             Err(fault.within(format!("creating sandbox {:?}", record.id)))
@@ -239,7 +240,7 @@ async fn assemble(
     runtime: &Arc<Runtime>,
     plan: &Plan,
     durable: &Durable<SandboxRecord>,
-) -> Result<Shim> {
+) -> Result<(Shim, Hold)> {
     let record = &plan.record;
     let (users, shim, member) = tokio::join!(
         make_namespaces(record.netns.clone(), plan.ids.clone()),
@@ -264,15 +265,38 @@ async fn assemble(
     for note in &started.notes {
         tracing::info!(sandbox.id = %record.id, note, "sandbox process");
     }
-    durable
-        .update(|r| {
-            r.phase = Phase::Ready;
-            r.ips.clone_from(&ips);
-            r.pid = Some(started.pid);
-            true
-        })
-        .await?;
-    Ok(shim)
+    let mut ready = record.clone();
+    ready.phase = Phase::Ready;
+    ready.ips = ips;
+    ready.pid = Some(started.pid);
+    let hold = introduce(runtime, durable, ready).await?;
+    Ok((shim, hold))
+}
+
+/// Tells plugins of the pod, and then writes down that it is ready. Until the hold is dropped no
+/// plugin joins: by then the pod must be found by those that do.
+async fn introduce(
+    runtime: &Runtime,
+    durable: &Durable<SandboxRecord>,
+    ready: SandboxRecord,
+) -> Result<Hold> {
+    let hold = runtime.nri.hold().await;
+    let told = runtime.nri_pod(Event::RunPodSandbox, &ready).await;
+    let written = match told {
+        Ok(()) => durable
+            .update(|r| {
+                r.clone_from(&ready);
+                true
+            })
+            .await
+            .map(drop),
+        Err(fault) => Err(fault.within("NRI RunPodSandbox failed")),
+    };
+    if let Err(fault) = written {
+        runtime.nri_pod_undone(&ready).await;
+        return Err(fault);
+    }
+    Ok(hold)
 }
 
 /// The pod's network namespace, in a user namespace of the pod's where it has ids of its own.
