@@ -46,14 +46,18 @@ impl SpecEdit {
         let Some((name, parents)) = path.split_last() else {
             return list_of(&mut self.0);
         };
-        let value = self.object(parents).entry(*name).or_insert_with(|| json!([]));
+        let value = self
+            .object(parents)
+            .entry(*name)
+            .or_insert_with(|| json!([]));
         list_of(value)
     }
 
     /// Sets one value; objects on the way are made.
     pub(crate) fn set(&mut self, path: &[&str], value: impl Into<Value>) {
         if let Some((name, parents)) = path.split_last() {
-            self.object(parents).insert((*name).to_owned(), value.into());
+            self.object(parents)
+                .insert((*name).to_owned(), value.into());
         }
     }
 
@@ -184,10 +188,15 @@ mod tests {
     #[test]
     fn entries_are_replaced_by_name_and_devices_get_a_rule() {
         let mut spec = edit();
-        let device = |minor: i64| json!({"path": "/dev/x", "type": "c", "major": 1, "minor": minor});
+        let device =
+            |minor: i64| json!({"path": "/dev/x", "type": "c", "major": 1, "minor": minor});
         spec.put_device(device(3), "rw");
         spec.put_device(device(5), "r");
-        spec.put(&["mounts"], "destination", json!({"destination": "/proc", "type": "tmpfs"}));
+        spec.put(
+            &["mounts"],
+            "destination",
+            json!({"destination": "/proc", "type": "tmpfs"}),
+        );
         spec.remove(&["mounts"], "destination", "/sys");
         spec.set(&["process", "oomScoreAdj"], 7);
         spec.unset(&["hooks", "none"]);
@@ -195,10 +204,22 @@ mod tests {
         let linux = spec.linux().clone().unwrap();
         let devices = linux.devices().clone().unwrap();
         assert_eq!((devices.len(), devices[0].minor()), (1, 5));
-        let rules = linux.resources().clone().unwrap().devices().clone().unwrap();
+        let rules = linux
+            .resources()
+            .clone()
+            .unwrap()
+            .devices()
+            .clone()
+            .unwrap();
         assert_eq!(rules.len(), 3);
         let mounts = spec.mounts().clone().unwrap();
-        assert_eq!(mounts.iter().filter(|m| m.destination().ends_with("proc")).count(), 1);
+        assert_eq!(
+            mounts
+                .iter()
+                .filter(|m| m.destination().ends_with("proc"))
+                .count(),
+            1
+        );
         assert!(!mounts.iter().any(|m| m.destination().ends_with("sys")));
         assert_eq!(spec.process().clone().unwrap().oom_score_adj(), Some(7));
     }
@@ -208,6 +229,9 @@ mod tests {
         let mut spec = edit();
         spec.set(&["process", "oomScoreAdj"], "high");
         let error = spec.finish("plugin x").unwrap_err().to_string();
-        assert!(error.contains("plugin x") && error.contains("oomScoreAdj"), "{error}");
+        assert!(
+            error.contains("plugin x") && error.contains("oomScoreAdj"),
+            "{error}"
+        );
     }
 }

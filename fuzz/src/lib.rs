@@ -5,6 +5,7 @@
 //! call the same files with the corpus, so that an input that once failed is tried in every build.
 
 pub mod input;
+pub mod nri;
 pub mod protocol;
 pub mod seccomp;
 pub mod spec;

@@ -472,7 +472,9 @@ mod tests {
     fn a_block_class_is_refused_by_name() {
         let spec = crate::oci::spec::container_spec();
         let wanted = api::LinuxResources {
-            blockio_class: Some(api::OptionalString { value: "fast".into() }),
+            blockio_class: Some(api::OptionalString {
+                value: "fast".into(),
+            }),
             ..Default::default()
         };
         let error = limit(&spec, &wanted).unwrap_err().to_string();

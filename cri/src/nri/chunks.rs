@@ -70,7 +70,11 @@ mod tests {
         assert_eq!(got, pods);
         let got: Vec<_> = parts.iter().flat_map(|p| p.containers.clone()).collect();
         assert_eq!(got, containers);
-        assert!(parts.iter().all(|p| p.encoded_len() <= 500 || p.containers.len() == 1));
+        assert!(
+            parts
+                .iter()
+                .all(|p| p.encoded_len() <= 500 || p.containers.len() == 1)
+        );
         assert_eq!(split(Vec::new(), Vec::new(), 500).len(), 1);
     }
 }

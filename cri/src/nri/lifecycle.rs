@@ -331,7 +331,10 @@ impl Runtime {
     /// Everything that exists, for a plugin that joins.
     pub(crate) async fn nri_everything(&self) -> (Vec<api::PodSandbox>, Vec<api::Container>) {
         let pods = self.sandboxes.all();
-        let pods = pods.iter().map(|pod| view::pod(&pod.record.get())).collect();
+        let pods = pods
+            .iter()
+            .map(|pod| view::pod(&pod.record.get()))
+            .collect();
         let mut containers = Vec::new();
         for container in self.containers.all() {
             containers.extend(self.subject(&container).await.container);

@@ -93,7 +93,9 @@ async fn accept(runtime: &Arc<Runtime>, listener: UnixListener) {
         match accepted {
             Ok((socket, _)) => {
                 let Ok(permit) = room.clone().try_acquire_owned() else {
-                    tracing::warn!("nri: {CONNECTIONS_MAX} plugins are connected; one more is refused");
+                    tracing::warn!(
+                        "nri: {CONNECTIONS_MAX} plugins are connected; one more is refused"
+                    );
                     continue;
                 };
                 let runtime_ = runtime.clone();
@@ -266,7 +268,10 @@ async fn serve(
                 connection.answer(request.stream, answer).await;
             }
             (other, _) => {
-                let text = format!("the runtime does not serve {:?}", shim::launch::plain(other));
+                let text = format!(
+                    "the runtime does not serve {:?}",
+                    shim::launch::plain(other)
+                );
                 let answer: std::result::Result<api::Empty, _> = Err((CODE_UNIMPLEMENTED, text));
                 connection.answer(request.stream, answer).await;
             }

@@ -310,8 +310,8 @@ async fn validate(
         let name = plugin.name();
         let answer: Option<api::ValidateContainerAdjustmentResponse> =
             plugin.ask(event, method(event), &request).await?;
-        let answer = answer
-            .ok_or_else(|| Fault::precondition(format!("validator plugin {name} failed")))?;
+        let answer =
+            answer.ok_or_else(|| Fault::precondition(format!("validator plugin {name} failed")))?;
         if answer.reject {
             let reason = match answer.reason.as_str() {
                 "" => "unknown rejection reason",

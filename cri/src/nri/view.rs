@@ -114,7 +114,9 @@ fn image(record: &ContainerRecord) -> api::Image {
     let digest = record.image_ref.rsplit_once('@');
     api::Image {
         name,
-        digest: digest.map(|(_, digest)| digest.to_owned()).unwrap_or_default(),
+        digest: digest
+            .map(|(_, digest)| digest.to_owned())
+            .unwrap_or_default(),
         config_digest: record.image_id.clone(),
     }
 }
@@ -123,7 +125,10 @@ fn linux(record: &ContainerRecord, spec: &Value) -> api::LinuxContainer {
     let at = |pointer: &str| spec.pointer(pointer).unwrap_or(&Value::Null);
     let mut resources = resources(at("/linux/resources"));
     let config = record.config.0.linux.clone().unwrap_or_default();
-    overlay(&mut resources, &from_cri(&config.resources.unwrap_or_default()));
+    overlay(
+        &mut resources,
+        &from_cri(&config.resources.unwrap_or_default()),
+    );
     let context = config.security_context.unwrap_or_default();
     api::LinuxContainer {
         namespaces: list(at("/linux/namespaces"), |n| api::LinuxNamespace {
@@ -179,7 +184,10 @@ fn text(value: &Value) -> String {
 }
 
 fn small(value: &Value) -> i32 {
-    value.as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or_default()
+    value
+        .as_i64()
+        .and_then(|n| i32::try_from(n).ok())
+        .unwrap_or_default()
 }
 
 fn list<T>(value: &Value, entry: impl Fn(&Value) -> T) -> Vec<T> {
@@ -209,7 +217,9 @@ fn hooks(value: &Value) -> api::Hooks {
             path: text(&hook["path"]),
             args: list(&hook["args"], text),
             env: list(&hook["env"], text),
-            timeout: hook["timeout"].as_i64().map(|value| api::OptionalInt { value }),
+            timeout: hook["timeout"]
+                .as_i64()
+                .map(|value| api::OptionalInt { value }),
         })
     };
     api::Hooks {
@@ -294,7 +304,9 @@ fn resources(value: &Value) -> api::LinuxResources {
             minor: i64_of(&rule["minor"]),
             access: text(&rule["access"]),
         }),
-        pids: value["pids"]["limit"].as_i64().map(|limit| api::LinuxPids { limit }),
+        pids: value["pids"]["limit"]
+            .as_i64()
+            .map(|limit| api::LinuxPids { limit }),
         ..api::LinuxResources::default()
     }
 }

@@ -72,9 +72,7 @@ async fn launch_or_record(
                 v1::ContainerEventType::ContainerStartedEvent,
                 &container.record.get(),
             );
-            runtime
-                .nri_done(Event::PostStartContainer, container)
-                .await;
+            runtime.nri_done(Event::PostStartContainer, container).await;
             Ok(())
         }
         Err(fault) => {
@@ -237,7 +235,10 @@ fn limits(record: &ContainerRecord, spec: &Spec) -> Result<Limits> {
         .transpose()
         .map_err(|e| Fault::invalid(e.to_string()))?
         .unwrap_or_default();
-    Ok(over(of_spec, resources::limits(&linux_resources(&record.config.0))?))
+    Ok(over(
+        of_spec,
+        resources::limits(&linux_resources(&record.config.0))?,
+    ))
 }
 
 /// One set of limits, with what another says in place of it.

@@ -8,6 +8,8 @@
 
 #[path = "../../../fuzz/src/input.rs"]
 mod input;
+#[path = "../../../fuzz/src/nri.rs"]
+mod nri;
 #[path = "../../../fuzz/src/protocol.rs"]
 mod protocol;
 #[path = "../../../fuzz/src/seccomp.rs"]
@@ -55,4 +57,9 @@ fn a_shim_survives_its_clients() {
 #[test]
 fn a_log_holds_what_was_written() {
     replay("splitter", splitter::check);
+}
+
+#[test]
+fn nothing_that_a_plugin_sends_does_harm() {
+    replay("nri", nri::check);
 }

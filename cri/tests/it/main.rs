@@ -11,6 +11,7 @@ mod exec;
 mod lifecycle;
 mod memory;
 mod node;
+mod nri;
 mod refusals;
 mod restart;
 mod security;

@@ -24,6 +24,8 @@ use tonic::transport::{Channel, Endpoint};
 
 /// The image that every node has.
 pub(crate) const IMAGE: &str = "example.test/busybox:1";
+/// How long a node waits for an NRI plugin's answer.
+pub(crate) const NRI_PATIENCE: Duration = Duration::from_secs(5);
 /// For whatever is waited for. Generous: a bound on a hang, not a measure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -99,7 +101,11 @@ fn config_in(root: &Path) -> Config {
     let name = root.file_name().unwrap().to_str().unwrap();
     let suffix: String = name.chars().rev().take(6).collect();
     let mut settings = cri::Settings::default();
-    settings.nri.socket_path = root.join("nri.sock");
+    settings.nri.socket_path = Some(root.join("nri.sock"));
+    settings.nri.plugin_path = root.join("nri-plugins");
+    settings.nri.plugin_config_path = root.join("nri-conf");
+    // The machine may be busy: a plugin that is to be late is so for ever.
+    settings.nri.plugin_request_timeout = NRI_PATIENCE;
     settings.cdi.spec_dirs = vec![root.join("cdi")];
     Config {
         listen: root.join("cri.sock"),
@@ -342,8 +348,8 @@ async fn build_image(config: &Config, root: &Path) {
     fs::copy("/bin/busybox", rootfs.join("bin/busybox"))
         .expect("these tests need /bin/busybox (busybox-static)");
     for applet in [
-        "sh", "sleep", "cat", "echo", "id", "head", "yes", "touch", "hostname", "ip", "nc", "stty",
-        "grep", "true", "mount", "ls", "env", "wc", "dd", "ps", "pwd",
+        "mkdir", "sh", "sleep", "cat", "echo", "id", "head", "yes", "touch", "hostname", "ip",
+        "nc", "stty", "grep", "true", "mount", "ls", "env", "wc", "dd", "ps", "pwd",
     ] {
         symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
     }
@@ -630,4 +636,53 @@ pub(crate) fn shell(name: &str, command: &str) -> v1::ContainerConfig {
 pub(crate) fn context(config: &mut v1::ContainerConfig) -> &mut v1::LinuxContainerSecurityContext {
     let linux = config.linux.get_or_insert_default();
     linux.security_context.get_or_insert_default()
+}
+
+/// Waits until a log file has this text, and returns all of it.
+pub(crate) async fn log_with(path: &str, text: &str) -> String {
+    let read = || std::fs::read_to_string(path).unwrap_or_default();
+    until(text, || read().contains(text)).await;
+    read()
+}
+
+/// Waits until this is so.
+pub(crate) async fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "not yet: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The content of a container's cgroup file: of this v1 controller, or on v2.
+pub(crate) fn cgroup_value(node: &Handle, id: &str, controller: &str, file: &str) -> String {
+    let parent = node.config().cgroup_parent;
+    let roots = [
+        format!("/sys/fs/cgroup/{controller}{parent}"),
+        format!("/sys/fs/cgroup{parent}"),
+    ];
+    let root = roots.iter().find(|root| Path::new(root).exists());
+    let found = find_dir(Path::new(root.expect("no cgroup of this node")), id);
+    let path = found.expect("no such cgroup").join(file);
+    fs::read_to_string(path).unwrap().trim().to_owned()
+}
+
+/// Bytes of memory that a container may have.
+pub(crate) fn memory_limit(node: &Handle, id: &str) -> String {
+    let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let file = if v2 {
+        "memory.max"
+    } else {
+        "memory.limit_in_bytes"
+    };
+    cgroup_value(node, id, "memory", file)
+}
+
+fn find_dir(dir: &Path, name: &str) -> Option<PathBuf> {
+    if dir.ends_with(name) {
+        return Some(dir.to_owned());
+    }
+    let entries = fs::read_dir(dir).ok()?.flatten();
+    let mut dirs = entries.filter(|e| e.file_type().is_ok_and(|kind| kind.is_dir()));
+    dirs.find_map(|entry| find_dir(&entry.path(), name))
 }

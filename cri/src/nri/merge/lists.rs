@@ -170,7 +170,9 @@ impl Creation {
         let sorted = adjust_list(who, Field::Env, said, plugin, &mut self.adjust.env)?;
         let shown = &mut self.container.env;
         shown.retain(|entry| {
-            let name = entry.split_once('=').map_or(entry.as_str(), |(name, _)| name);
+            let name = entry
+                .split_once('=')
+                .map_or(entry.as_str(), |(name, _)| name);
             !sorted.gone.contains(name)
         });
         let words = |entry: KeyValue| format!("{}={}", entry.key, entry.value);

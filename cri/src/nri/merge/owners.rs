@@ -98,7 +98,9 @@ mod tests {
         owners.claim("c", Field::Env, Some("A"), "00-a").unwrap();
         owners.claim("c", Field::Env, Some("B"), "01-b").unwrap();
         owners.claim("d", Field::Env, Some("A"), "01-b").unwrap();
-        let conflict = owners.claim("c", Field::Env, Some("A"), "01-b").unwrap_err();
+        let conflict = owners
+            .claim("c", Field::Env, Some("A"), "01-b")
+            .unwrap_err();
         assert_eq!(
             conflict.to_string(),
             "plugins \"01-b\" and \"00-a\" both tried to set Env A"

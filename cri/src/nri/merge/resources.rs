@@ -40,7 +40,10 @@ fn memory_claims<'a>(memory: &LinuxMemory, all: &mut Vec<(Field, Option<&'a str>
         (Field::MemKernelLimit, memory.kernel.is_some()),
         (Field::MemTcpLimit, memory.kernel_tcp.is_some()),
         (Field::MemSwappiness, memory.swappiness.is_some()),
-        (Field::MemDisableOomKiller, memory.disable_oom_killer.is_some()),
+        (
+            Field::MemDisableOomKiller,
+            memory.disable_oom_killer.is_some(),
+        ),
         (Field::MemUseHierarchy, memory.use_hierarchy.is_some()),
     ];
     push(&fields, all);

@@ -49,13 +49,24 @@ fn the_next_plugin_sees_what_the_former_did() {
     };
     adjust(&mut all, "00-a", said).unwrap();
     assert_eq!(all.container.env, ["A=9", "C=3"]);
-    assert_eq!(all.container.annotations, [("y".to_owned(), "2".to_owned())].into());
-    let sources: Vec<_> = all.container.mounts.iter().map(|m| m.source.as_str()).collect();
+    assert_eq!(
+        all.container.annotations,
+        [("y".to_owned(), "2".to_owned())].into()
+    );
+    let sources: Vec<_> = all
+        .container
+        .mounts
+        .iter()
+        .map(|m| m.source.as_str())
+        .collect();
     assert_eq!(sources, ["/new", "/n"]);
     assert_eq!(all.container.args, ["other"]);
     let keys: Vec<_> = all.adjust.env.iter().map(|e| e.key.as_str()).collect();
     assert_eq!(keys, ["-B", "A", "C"]);
-    assert_eq!(all.adjust.annotations.keys().collect::<Vec<_>>(), ["-x", "y"]);
+    assert_eq!(
+        all.adjust.annotations.keys().collect::<Vec<_>>(),
+        ["-x", "y"]
+    );
 }
 
 #[test]
