@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 
+use crate::events::Events;
 use crate::fault::Fault;
 use crate::image::ImageStore;
 use crate::nri::Nri;
@@ -26,7 +27,7 @@ use crate::streaming::{self, Tokens};
 use crate::table::Table;
 use crate::v1::image_service_server::ImageServiceServer;
 use crate::v1::runtime_service_server::RuntimeServiceServer;
-use crate::{Config, Error, blocking, cgroup, nri, recover, sweep};
+use crate::{Config, Error, blocking, cgroup, nri, recover, sweep, trim};
 
 /// How long requests may go on after the daemon was asked to stop.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
@@ -56,6 +57,7 @@ pub(crate) async fn run(
     let socket = bind(&listen)?;
     tracing::info!(socket = %listen.display(), streaming = %address, "cri: serving");
     runtime.tasks.spawn(sweep::forever(runtime.clone()));
+    runtime.tasks.spawn(trim::at_rest(runtime.clone()));
     let streaming = tokio::spawn(streaming::serve(runtime.clone(), streams));
     let serving = tokio::spawn(serve(runtime.clone(), socket));
     // A receiver that is gone does not care; a failed start never gets here.
@@ -159,10 +161,11 @@ fn open(config: Config, streaming: SocketAddr) -> crate::fault::Result<Arc<Runti
         sandboxes: Table::new("sandbox"),
         containers: Table::new("container"),
         names: Default::default(),
-        events: Default::default(),
+        events: Events::new(config.settings.get().limits.event_queue),
         tokens: Tokens::new(streaming),
         nri: Nri::new(config.settings.clone()),
         tasks: TaskTracker::new(),
+        work: Default::default(),
         stopping: CancellationToken::new(),
         config,
         paths,

@@ -19,6 +19,7 @@ mod filter;
 mod ids;
 pub mod image;
 mod lifecycle;
+mod metrics;
 mod names;
 pub mod nri;
 mod paths;
@@ -34,6 +35,7 @@ mod spec_edit;
 mod streaming;
 mod sweep;
 mod table;
+mod trim;
 mod watcher;
 
 pub use config::Config;

@@ -91,9 +91,12 @@ impl Runtime {
         self.nri_removed(container).await;
         self.remove_container_files(&record.id).await?;
         if self.containers.get(&record.id).is_some() {
+            // Whoever saw it end may be about to say so, and would come too late.
+            let record = container.record.get();
+            self.tell_container(record.state.step(), container);
             self.containers.remove(&record.id);
             self.names.release(&record.id);
-            self.publish_container(v1::ContainerEventType::ContainerDeletedEvent, &record);
+            self.tell_container(v1::ContainerEventType::ContainerDeletedEvent, container);
         }
         Ok(())
     }
@@ -127,7 +130,7 @@ impl Runtime {
         if let Err(fault) = self.remove_cgroup(&record.cgroup).await {
             tracing::warn!(container.id = %record.id, error = %fault.chain(), "cgroup stays for now");
         }
-        self.publish_container(v1::ContainerEventType::ContainerStoppedEvent, &record);
+        self.tell_container(v1::ContainerEventType::ContainerStoppedEvent, container);
         self.nri_stopped(container).await;
     }
 
@@ -188,12 +191,7 @@ impl Runtime {
             })
             .await;
         if changed {
-            let record = sandbox.record.get();
-            self.publish(
-                v1::ContainerEventType::ContainerStoppedEvent,
-                &record.id,
-                &record,
-            );
+            self.tell_sandbox(v1::ContainerEventType::ContainerStoppedEvent, sandbox);
         }
     }
 
@@ -229,11 +227,7 @@ impl Runtime {
         self.nri_pod_removed(sandbox).await;
         self.remove_sandbox_files(&record).await?;
         if self.sandboxes.get(&record.id).is_some() {
-            self.publish(
-                v1::ContainerEventType::ContainerDeletedEvent,
-                &record.id,
-                &record,
-            );
+            self.tell_sandbox(v1::ContainerEventType::ContainerDeletedEvent, sandbox);
             self.sandboxes.remove(&record.id);
             self.names.release(&record.id);
         }

@@ -16,7 +16,7 @@ use crate::record::{self, RecordError};
 use crate::runtime::{Container, Runtime, Sandbox, now};
 use crate::sandbox::{Phase, SandboxRecord};
 use crate::shim_client::{self, ExitRecord, ProcessId, SANDBOX, Shim, ShimError};
-use crate::{blocking, ids, sweep, watcher};
+use crate::{blocking, ids, sweep, v1, watcher};
 
 /// A killed process is awaited this long.
 const END_DEADLINE: Duration = Duration::from_secs(5);
@@ -188,9 +188,12 @@ async fn sandbox(runtime: &Arc<Runtime>, id: &str) -> Result<()> {
             .await?;
     }
     note(runtime.names.reserve(&record.name, id));
-    runtime
-        .sandboxes
-        .insert(id.to_owned(), Arc::new(Sandbox::new(durable, shim)));
+    let step = match durable.get().phase {
+        Phase::Stopped => v1::ContainerEventType::ContainerStoppedEvent,
+        Phase::Creating | Phase::Ready => v1::ContainerEventType::ContainerStartedEvent,
+    };
+    let sandbox = Sandbox::new(durable, shim, Some(step));
+    runtime.sandboxes.insert(id.to_owned(), Arc::new(sandbox));
     Ok(())
 }
 
@@ -247,7 +250,9 @@ async fn container(runtime: &Arc<Runtime>, id: &str) -> Result<()> {
         return Ok(());
     };
     let (seen, left) = look(runtime, &sandbox, id).await?;
-    let container = Arc::new(Container::new(Durable::loaded(dir, record.clone())));
+    let step = record.state.step();
+    let durable = Durable::loaded(dir, record.clone());
+    let container = Arc::new(Container::new(durable, Some(step)));
     note(runtime.names.reserve(&record.name, id));
     runtime.containers.insert(id.to_owned(), container.clone());
     match decide(&record.state, seen.as_ref(), left.as_ref(), now()) {

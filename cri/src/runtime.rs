@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::cgroup::{CgroupPath, Manager};
 use crate::container::ContainerRecord;
 use crate::durable::Durable;
-use crate::events::Events;
+use crate::events::{Announced, Events};
 use crate::fault::{Fault, Kind, Result};
 use crate::image::ImageStore;
 use crate::names::Names;
@@ -36,10 +37,14 @@ pub(crate) struct Sandbox {
     /// Read by whoever works inside the sandbox, written by whoever takes it apart.
     pub(crate) ops: RwLock<()>,
     shim: Mutex<Option<Shim>>,
+    /// What subscribers know of it.
+    announced: Announced,
     /// Ends the watcher of this sandbox.
     pub(crate) unwatch: CancellationToken,
     /// What NRI plugins know of it. Held while they are told.
     pub(crate) told: tokio::sync::Mutex<Told>,
+    /// As that of [`Container`].
+    pub(crate) cpu_sample: Mutex<Option<(i64, u64)>>,
 }
 
 /// A container that exists.
@@ -53,20 +58,31 @@ pub(crate) struct Container {
     pub(crate) cpu_sample: Mutex<Option<(i64, u64)>>,
     /// What NRI plugins know of it. Held while they are told.
     pub(crate) told: tokio::sync::Mutex<Told>,
+    /// The image's layers, from its creation in this daemon until its start: topmost first.
+    layers: Mutex<Option<Vec<PathBuf>>>,
+    /// What subscribers know of it.
+    announced: Announced,
 }
 
 impl Sandbox {
-    pub(crate) fn new(record: Durable<SandboxRecord>, shim: Option<Shim>) -> Self {
+    /// `last` is the last step of its life that subscribers may take as known.
+    pub(crate) fn new(
+        record: Durable<SandboxRecord>,
+        shim: Option<Shim>,
+        last: Option<v1::ContainerEventType>,
+    ) -> Self {
         let told = match record.get().network_released {
             true => Told::Stopped,
             false => Told::Made,
         };
         Self {
             told: tokio::sync::Mutex::new(told),
+            announced: Announced::upto(last),
             record,
             ops: RwLock::new(()),
             shim: Mutex::new(shim),
             unwatch: CancellationToken::new(),
+            cpu_sample: Mutex::new(None),
         }
     }
 
@@ -88,13 +104,30 @@ impl Sandbox {
 }
 
 impl Container {
-    pub(crate) fn new(record: Durable<ContainerRecord>) -> Self {
+    /// `last` as for [`Sandbox::new`].
+    pub(crate) fn new(
+        record: Durable<ContainerRecord>,
+        last: Option<v1::ContainerEventType>,
+    ) -> Self {
         Self {
             told: tokio::sync::Mutex::new(told_of(&record.get().state)),
+            announced: Announced::upto(last),
             record,
             ops: tokio::sync::Mutex::new(()),
             cpu_sample: Mutex::new(None),
+            layers: Mutex::new(None),
         }
+    }
+
+    /// Keeps what the start would have to look up again.
+    pub(crate) fn keep_layers(&self, layers: Vec<PathBuf>) {
+        *self.layers.lock().unwrap_or_else(PoisonError::into_inner) = Some(layers);
+    }
+
+    /// What was kept; once.
+    pub(crate) fn take_layers(&self) -> Option<Vec<PathBuf>> {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        layers.take()
     }
 
     /// The overlay's writable directory.
@@ -121,6 +154,8 @@ pub(crate) struct Runtime {
     pub(crate) tokens: Tokens,
     pub(crate) nri: Nri,
     pub(crate) tasks: TaskTracker,
+    /// How much work was begun and ended: it stands still while the daemon rests.
+    pub(crate) work: AtomicU64,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -137,10 +172,10 @@ impl Runtime {
         if self.stopping.is_cancelled() {
             return Err(Fault::new(Kind::Unavailable, "the runtime is stopping"));
         }
-        self.tasks
-            .spawn(work)
-            .await
-            .map_err(|e| Fault::internal("a request's work ended early", e))?
+        self.work.fetch_add(1, Ordering::Relaxed);
+        let done = self.tasks.spawn(work).await;
+        self.work.fetch_add(1, Ordering::Relaxed);
+        done.map_err(|e| Fault::internal("a request's work ended early", e))?
     }
 
     /// The sandbox of this identifier or prefix.
@@ -200,8 +235,28 @@ impl Runtime {
             .map_err(|e| Fault::internal(attempt, e))
     }
 
-    /// Tells subscribers that something happened to a container or, with the sandbox's own id, to a sandbox.
-    pub(crate) fn publish(&self, kind: v1::ContainerEventType, id: &str, sandbox: &SandboxRecord) {
+    /// Tells subscribers what happened to a sandbox. An event has the sandbox's own id.
+    pub(crate) fn tell_sandbox(&self, kind: v1::ContainerEventType, sandbox: &Sandbox) {
+        sandbox.announced.tell(kind, &[], |step| {
+            let record = sandbox.record.get();
+            self.publish(step, &record.id, &record);
+        });
+    }
+
+    /// Tells subscribers what happened to a container, if its sandbox exists.
+    pub(crate) fn tell_container(&self, kind: v1::ContainerEventType, container: &Container) {
+        let record = container.record.get();
+        let Some(sandbox) = self.sandboxes.get(&record.sandbox_id) else {
+            return;
+        };
+        container
+            .announced
+            .tell(kind, record.state.skipped(), |step| {
+                self.publish(step, &record.id, &sandbox.record.get());
+            });
+    }
+
+    fn publish(&self, kind: v1::ContainerEventType, id: &str, sandbox: &SandboxRecord) {
         if !self.events.has_subscribers() {
             return;
         }
@@ -213,13 +268,6 @@ impl Runtime {
             pod_sandbox_status: Some(sandbox.status()),
             containers_statuses: containers.iter().map(|c| c.record.get().status()).collect(),
         });
-    }
-
-    /// As [`Runtime::publish`], for a container whose sandbox is looked up.
-    pub(crate) fn publish_container(&self, kind: v1::ContainerEventType, record: &ContainerRecord) {
-        if let Some(sandbox) = self.sandboxes.get(&record.sandbox_id) {
-            self.publish(kind, &record.id, &sandbox.record.get());
-        }
     }
 }
 

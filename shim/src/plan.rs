@@ -228,6 +228,9 @@ pub enum MountKind {
     },
     /// Only the attributes and propagation of the mount that is at the destination.
     Remount,
+    /// Directories of the host merged by overlay, topmost first, without a place to write: two at
+    /// least. The mount's idmap goes for each of them.
+    Layers { lower: Vec<String> },
 }
 
 /// A change of mount attributes: bits of mount_setattr(2), `sys::mounts::ATTR_*`.

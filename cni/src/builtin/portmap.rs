@@ -19,6 +19,7 @@ use crate::exec::Call;
 use crate::fields::FieldError;
 use crate::network::{PortMapping, Protocol};
 use crate::nft::{Command, Data, Element};
+use crate::sysctl;
 use crate::types::{AddResult, PluginError, code};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -166,6 +167,26 @@ fn loops(addresses: &[IpAddr]) -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
+/// Addresses of pods whose host ports are used at 127.0.0.1.
+fn locals(addresses: &[IpAddr]) -> Vec<(String, Vec<u8>)> {
+    let ipv4 = addresses.iter().filter(|a| a.is_ipv4());
+    ipv4.map(|a| ("localhost4".to_owned(), octets(*a)))
+        .collect()
+}
+
+/// Lets the kernel send what comes from 127.0.0.1 out on the pods' link, and take the answers. Only
+/// once the table is there: its guard keeps everything else away from loopback.
+fn open_loopback(result: &AddResult) -> Result<(), PluginError> {
+    let link = result.interfaces.iter().find(|i| i.sandbox.is_empty());
+    match link {
+        Some(link) => {
+            let name = format!("ipv4/conf/{}/route_localnet", link.name);
+            sysctl::set(&name, "1").map_err(internal)
+        }
+        None => Ok(()),
+    }
+}
+
 fn add(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(), PluginError> {
     if mappings.is_empty() {
         return Ok(());
@@ -182,13 +203,14 @@ fn add(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(), 
             elements: vec![element],
         });
     }
-    for (set, key) in loops(&addresses) {
+    for (set, key) in loops(&addresses).into_iter().chain(locals(&addresses)) {
         commands.push(Command::AddElements {
             set,
             elements: vec![table::plain(key)],
         });
     }
     table::add(&conf.table, &[], &commands)?;
+    open_loopback(result)?;
     forget_flows(mappings)
 }
 
@@ -198,6 +220,7 @@ fn delete(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(
     }
     let addresses = pod_addresses(result);
     let mut mine = loops(&addresses);
+    mine.extend(locals(&addresses));
     for port in ports(mappings, &addresses) {
         if table::get(&conf.table, &port.map, &port.key)?.as_ref() == Some(&port.target) {
             mine.push((port.map, port.key));

@@ -17,6 +17,8 @@ use crate::types::PluginError;
 /// After the service proxy (-100), so that a host port can't take a Service's port (CVE-2019-9946).
 const HOST_PORT_PRIORITY: i32 = -90;
 const SOURCE_PRIORITY: i32 = 100;
+/// Before connection tracking (-200) turns an answer's destination back into a loopback address.
+const GUARD_PRIORITY: i32 = -300;
 
 pub(crate) fn suffix(ipv4: bool) -> char {
     if ipv4 { '4' } else { '6' }
@@ -105,6 +107,7 @@ fn base(table: &str) -> Transaction {
         HOST_PORT_PRIORITY,
     );
     t.base_chain("output", ChainKind::Nat, Hook::Output, HOST_PORT_PRIORITY);
+    t.base_chain("guard", ChainKind::Filter, Hook::Prerouting, GUARD_PRIORITY);
     t.chain("hostports");
     for (ipv4, addr) in [(true, Ipv4Addr), (false, Ipv6Addr)] {
         let n = suffix(ipv4);
@@ -118,6 +121,9 @@ fn base(table: &str) -> Transaction {
         let target = || Some(MapData::Fields(vec![addr, InetService]));
         set("masquerade", &[addr], Some(MapData::Verdict));
         set("loop", &[addr, addr], None);
+        if ipv4 {
+            set("localhost", &[addr], None);
+        }
         set("hostport", &[InetProto, InetService], target());
         set("hostip", &[addr, InetProto, InetService], target());
     }
@@ -125,6 +131,8 @@ fn base(table: &str) -> Transaction {
         translate_sources(&mut t, ipv4);
         translate_host_ports(&mut t, ipv4);
     }
+    translate_loopback_sources(&mut t);
+    guard_loopback(&mut t);
     for hook in ["prerouting", "output"] {
         let mut rule = Expr::to_local().to_vec();
         rule.push(Expr::Verdict(Verdict::Jump("hostports".to_owned())));
@@ -163,19 +171,53 @@ fn translate_sources(t: &mut Transaction, ipv4: bool) {
     t.rule("postrouting", outward);
 }
 
-/// Only packets to an address of this host come here (CVE-2025-67499). Those to a loopback address
-/// stay: their answer could not come back without `route_localnet`, which opens the host's
-/// loopback to its neighbours (CVE-2020-8558).
+fn loopback(ipv4: bool) -> Cidr {
+    let text = if ipv4 { "127.0.0.0/8" } else { "::1/128" };
+    text.parse().expect("a constant")
+}
+
+/// A program on the host that uses a host port at 127.0.0.1 must see an answer from there.
+fn translate_loopback_sources(t: &mut Transaction) {
+    let mut rule = Expr::destination_translated().to_vec();
+    rule.extend(Expr::family(true));
+    rule.push(Expr::saddr(true, Register(0)));
+    rule.extend(match_prefix(CmpOp::Eq, loopback(true)));
+    rule.extend([
+        Expr::daddr(true, Register(0)),
+        Expr::InSet {
+            set: "localhost4".to_owned(),
+            sreg: Register(0),
+        },
+        Expr::Masquerade,
+    ]);
+    t.rule("postrouting", rule);
+}
+
+/// Host ports at 127.0.0.1 need `route_localnet` on the pods' link, with which the kernel would also
+/// take packets from pods to the host's loopback (CVE-2020-8558), or ones that claim to come from
+/// there. No such packet is ever right on a wire.
+fn guard_loopback(t: &mut Transaction) {
+    for address in [Expr::saddr, Expr::daddr] {
+        let mut rule = Expr::from_outside().to_vec();
+        rule.extend(Expr::family(true));
+        rule.push(address(true, Register(0)));
+        rule.extend(match_prefix(CmpOp::Eq, loopback(true)));
+        rule.push(Expr::Verdict(Verdict::Drop));
+        t.rule("guard", rule);
+    }
+}
+
+/// Only packets to an address of this host come here (CVE-2025-67499). Those to `::1` stay: IPv6 has
+/// no `route_localnet`, so their answer could not come back.
 fn translate_host_ports(t: &mut Transaction, ipv4: bool) {
     let n = suffix(ipv4);
-    let loopback: Cidr = if ipv4 { "127.0.0.0/8" } else { "::1/128" }
-        .parse()
-        .expect("a constant");
-    let mut local = Expr::family(ipv4).to_vec();
-    local.push(Expr::daddr(ipv4, Register(0)));
-    local.extend(match_prefix(CmpOp::Eq, loopback));
-    local.push(Expr::Verdict(Verdict::Return));
-    t.rule("hostports", local);
+    if !ipv4 {
+        let mut local = Expr::family(ipv4).to_vec();
+        local.push(Expr::daddr(ipv4, Register(0)));
+        local.extend(match_prefix(CmpOp::Eq, loopback(ipv4)));
+        local.push(Expr::Verdict(Verdict::Return));
+        t.rule("hostports", local);
+    }
 
     let translate = |map: String, mut rule: Vec<Expr>| {
         let addr = Register(8);

@@ -360,6 +360,7 @@ fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
             let key = match key {
                 MetaKey::NfProto => 15,
                 MetaKey::L4Proto => 16,
+                MetaKey::InputLink => 4,
             };
             to.nested_data_meta().push_dreg(dreg.number()).push_key(key);
         }

@@ -42,6 +42,8 @@ pub enum MetaKey {
     NfProto,
     /// Transport protocol, one byte.
     L4Proto,
+    /// Index of the link that a packet came in on (4 bytes, host order); 1 is loopback.
+    InputLink,
 }
 
 /// A property of a packet's connection.
@@ -220,6 +222,23 @@ impl Expr {
                 op: CmpOp::Eq,
                 sreg: Register(0),
                 data: RTN_LOCAL.to_ne_bytes().to_vec(),
+            },
+        ]
+    }
+
+    /// Match packets that came in on another link than loopback.
+    pub fn from_outside() -> [Expr; 2] {
+        // LOOPBACK_IFINDEX of net/loopback.h: the same in every network namespace.
+        const LOOPBACK: u32 = 1;
+        [
+            Expr::Meta {
+                key: MetaKey::InputLink,
+                dreg: Register(0),
+            },
+            Expr::Cmp {
+                op: CmpOp::Neq,
+                sreg: Register(0),
+                data: LOOPBACK.to_ne_bytes().to_vec(),
             },
         ]
     }

@@ -100,6 +100,10 @@ fn host_ports_lead_to_their_pod_only_from_local_addresses() {
             inside(&a, || ask_tcp(node)).expect("from the pod itself"),
             "a 10.42.0.1"
         );
+        assert_eq!(
+            ask_tcp(at([127, 0, 0, 1], 8080)).expect("from the host, at loopback"),
+            "a 10.42.0.1"
+        );
         // Only what is meant for this host: port 8080 of others is theirs.
         inside(&outside, || {
             serve_tcp("192.0.2.2:8080".parse().expect("address"), "theirs")
@@ -131,6 +135,55 @@ fn host_ports_lead_to_their_pod_only_from_local_addresses() {
         let (d, d_ip) = host.pod("d", &ports);
         inside(&d, || serve_udp(at(d_ip, 80), "d"));
         assert_eq!(ask_udp(&client, udp).expect("answer"), "d 192.0.2.2");
+    });
+}
+
+/// A pod whose root sends what is meant for its own loopback to the host (CVE-2020-8558).
+#[test]
+fn the_hosts_loopback_is_closed_to_pods() {
+    in_new_host(|| {
+        let host = Host::new();
+        let port = PortMapping {
+            host_port: 8080,
+            container_port: 80,
+            protocol: Protocol::Tcp,
+            host_ip: None,
+        };
+        let (a, _) = host.pod("a", &[port]);
+        let read = |name: &str| std::fs::read_to_string(name).expect("a sysctl");
+        let open = read("/proc/sys/net/ipv4/conf/pwt0/route_localnet");
+        assert_eq!(open.trim(), "1", "or this proves nothing");
+        let hidden = at([127, 0, 0, 9], 7);
+        serve_udp(hidden, "host");
+        let own = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        assert_eq!(
+            ask_udp(&own, hidden).expect("from the host"),
+            "host 127.0.0.1"
+        );
+        inside(&a, || {
+            std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "1").expect("writes");
+            run(
+                "ip",
+                &[
+                    "route",
+                    "del",
+                    "local",
+                    "127.0.0.0/8",
+                    "dev",
+                    "lo",
+                    "table",
+                    "local",
+                ],
+            );
+            run("ip", &["route", "add", "127.0.0.0/8", "via", "10.42.0.1"]);
+            let client = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            assert!(ask_udp(&client, hidden).is_err(), "the host answered");
+        });
+        run("nft", &["flush", "chain", "inet", "pwt-cni", "guard"]);
+        inside(&a, || {
+            let client = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            ask_udp(&client, hidden).expect("without the guard it does");
+        });
     });
 }
 

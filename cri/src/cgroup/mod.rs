@@ -29,6 +29,8 @@ pub use limits::{
     BlockIo, Cpu, DeviceRule, Limits, Memory, Network, Rdma, Throttle, ThrottleKind, WeightDevice,
 };
 pub use oom::{OomEvent, OomWatch};
+#[cfg(test)]
+pub(crate) use stats::{BlockIoEntry, HugepageStats};
 pub use stats::{InterfaceStats, Pressure, PressureLine, Stats, Summary, interfaces};
 pub use systemd::{Value, systemd, systemd_path, systemd_properties};
 

@@ -127,6 +127,26 @@ impl State {
         }
     }
 
+    /// The last step of its life, as events name them.
+    pub(crate) fn step(&self) -> v1::ContainerEventType {
+        match self {
+            State::Created => v1::ContainerEventType::ContainerCreatedEvent,
+            State::Running { .. } => v1::ContainerEventType::ContainerStartedEvent,
+            State::Exited(_) => v1::ContainerEventType::ContainerStoppedEvent,
+        }
+    }
+
+    /// Which steps it did not take on its way to its present one.
+    pub(crate) fn skipped(&self) -> &'static [v1::ContainerEventType] {
+        use v1::ContainerEventType::{ContainerStartedEvent, ContainerStoppedEvent};
+        match self {
+            State::Created => &[ContainerStartedEvent, ContainerStoppedEvent],
+            State::Running { .. } => &[ContainerStoppedEvent],
+            State::Exited(exit) if exit.started_at == 0 => &[ContainerStartedEvent],
+            State::Exited(_) => &[],
+        }
+    }
+
     /// The exit, taken once: an exit that was recorded first stays, so that a late or doubled
     /// report changes nothing. Returns whether the state changed.
     pub(crate) fn exit(&mut self, exit: Exit) -> bool {

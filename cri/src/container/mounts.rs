@@ -4,12 +4,15 @@
 use std::path::{Path, PathBuf};
 
 use crate::fault::{Fault, Result};
+use crate::image::merged::{self, Found};
 use crate::v1;
 
 /// A mount whose source is known to exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BindMount {
     pub(crate) source: PathBuf,
+    /// Directories of an image that are merged, topmost first; `source` is not looked at then.
+    pub(crate) layers: Vec<PathBuf>,
     /// Absolute.
     pub(crate) destination: String,
     /// In the OCI spec's words: `rbind`, `ro`, `rslave` and so on.
@@ -19,52 +22,84 @@ pub(crate) struct BindMount {
     pub(crate) gids: Vec<v1::IdMapping>,
 }
 
-/// Refuses what this runtime does not do, by field name.
+/// What `mount_options` may say. Everything else has a field of its own, or would undo one.
+const MOUNT_OPTIONS: [&str; 10] = [
+    "noexec",
+    "nosuid",
+    "nodev",
+    "noatime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "nosymfollow",
+    "exec",
+    "dev",
+];
+
+/// Refuses what cannot be, by field name.
 ///
 /// # Errors
 /// Names the field.
 pub(crate) fn check(mount: &v1::Mount) -> Result<()> {
-    let unsupported = [
-        (mount.image.is_some(), "image (an image as a volume)"),
-        (!mount.image_sub_path.is_empty(), "image_sub_path"),
-        (!mount.mount_options.is_empty(), "mount_options"),
-    ];
     let at = &mount.container_path;
-    if let Some((_, field)) = unsupported.iter().find(|(set, _)| *set) {
-        return Err(Fault::invalid(format!(
-            "mount at {at:?}: {field} is not supported by podwright yet"
-        )));
-    }
+    let wrong = |what: String| Err(Fault::invalid(format!("mount at {at:?}: {what}")));
     if mount.container_path.is_empty() || mount.container_path.contains('\0') {
         return Err(Fault::invalid(format!(
             "mount of {:?}: container_path {at:?} is not a path",
             mount.host_path
         )));
     }
-    if !mount.host_path.starts_with('/') {
-        return Err(Fault::invalid(format!(
-            "mount at {at:?}: host_path {:?} is not an absolute path",
-            mount.host_path
-        )));
+    match &mount.image {
+        Some(image) => check_image(mount, image).or_else(wrong)?,
+        None if !mount.image_sub_path.is_empty() => {
+            return wrong("image_sub_path needs image".to_owned());
+        }
+        None if !mount.host_path.starts_with('/') => {
+            return wrong(format!(
+                "host_path {:?} is not an absolute path",
+                mount.host_path
+            ));
+        }
+        None => {}
     }
     if mount.uid_mappings.is_empty() != mount.gid_mappings.is_empty() {
-        return Err(Fault::invalid(format!(
-            "mount at {at:?}: uidMappings and gidMappings need each other"
-        )));
+        return wrong("uidMappings and gidMappings need each other".to_owned());
+    }
+    let unknown = |option: &&String| !MOUNT_OPTIONS.contains(&option.as_str());
+    if let Some(option) = mount.mount_options.iter().find(unknown) {
+        return wrong(format!(
+            "mount_options {option:?} is not one of {}",
+            MOUNT_OPTIONS.join(", ")
+        ));
     }
     if mount.recursive_read_only {
         if !mount.readonly {
-            return Err(Fault::invalid(format!(
-                "mount at {at:?}: recursive_read_only needs readonly"
-            )));
+            return wrong("recursive_read_only needs readonly".to_owned());
         }
         if mount.propagation() != v1::MountPropagation::PropagationPrivate {
-            return Err(Fault::invalid(format!(
-                "mount at {at:?}: recursive_read_only needs private propagation"
-            )));
+            return wrong("recursive_read_only needs private propagation".to_owned());
         }
     }
     Ok(())
+}
+
+fn check_image(mount: &v1::Mount, image: &v1::ImageSpec) -> std::result::Result<(), String> {
+    if image.image.is_empty() {
+        return Err("image names no image".to_owned());
+    }
+    if !mount.host_path.is_empty() {
+        return Err(format!(
+            "image and host_path {:?} exclude each other",
+            mount.host_path
+        ));
+    }
+    if !mount.readonly {
+        return Err("an image can be mounted readonly only".to_owned());
+    }
+    match mount.propagation() {
+        v1::MountPropagation::PropagationPrivate => Ok(()),
+        _ => Err("an image has no propagation".to_owned()),
+    }
 }
 
 /// The bind mount of a checked wish, once its source was resolved.
@@ -79,12 +114,41 @@ pub(crate) fn bind(mount: &v1::Mount, source: PathBuf) -> BindMount {
         (true, false) => "ro",
         (false, false) => "rw",
     };
+    let options = ["rbind", propagation, access].map(str::to_owned);
     BindMount {
         source,
+        layers: Vec::new(),
         destination: normal(&mount.container_path),
-        options: ["rbind", propagation, access].map(str::to_owned).to_vec(),
+        options: [&options[..], &mount.mount_options].concat(),
         uids: mount.uid_mappings.clone(),
         gids: mount.gid_mappings.clone(),
+    }
+}
+
+/// The mount of an image's layers, topmost first: a merged directory, or a single one or a file of
+/// it bound. `image_sub_path` is looked up in the merged tree, and leads nowhere else. Blocks on the
+/// disk.
+///
+/// # Errors
+/// When the path is not in the image, or is neither a directory nor a file.
+pub(crate) fn of_image(mount: &v1::Mount, layers: &[PathBuf]) -> Result<BindMount> {
+    let (at, path) = (&mount.container_path, &mount.image_sub_path);
+    let attempt = format!("mount at {at:?}: image_sub_path {path:?}");
+    let found = merged::find(layers, Path::new(path));
+    let found = found.map_err(|e| Fault::internal(attempt.clone(), e))?;
+    let not_there = || Fault::invalid(format!("{attempt} is not in the image"));
+    match found.ok_or_else(not_there)? {
+        Found::Directory(mut merged) if merged.len() == 1 => Ok(bind(mount, merged.remove(0))),
+        Found::Directory(merged) => Ok(BindMount {
+            layers: merged,
+            ..bind(mount, PathBuf::new())
+        }),
+        Found::Other(file) if file.symlink_metadata().is_ok_and(|m| m.is_file()) => {
+            Ok(bind(mount, file))
+        }
+        Found::Other(_) => Err(Fault::invalid(format!(
+            "{attempt} is neither a directory nor a file"
+        ))),
     }
 }
 
@@ -220,6 +284,61 @@ mod tests {
         let mut relative = mount("/x");
         relative.host_path = "src".into();
         assert!(check(&relative).is_err());
+    }
+
+    #[test]
+    fn an_image_is_mounted_readonly_and_alone() {
+        let mut wish = mount("/x");
+        wish.image = Some(v1::ImageSpec {
+            image: "data:1".into(),
+            ..Default::default()
+        });
+        let refused = |wish: &v1::Mount| check(wish).unwrap_err().to_string();
+        assert!(refused(&wish).contains("host_path"));
+        wish.host_path.clear();
+        assert!(refused(&wish).contains("readonly"));
+        wish.readonly = true;
+        assert!(check(&wish).is_ok());
+        wish.image = None;
+        wish.host_path = "/src".into();
+        wish.image_sub_path = "etc".into();
+        assert!(refused(&wish).contains("image_sub_path"));
+    }
+
+    #[test]
+    fn a_sub_path_stays_in_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers = ["a", "b"].map(|name| dir.path().join(name));
+        for layer in &layers {
+            std::fs::create_dir_all(layer.join("etc")).unwrap();
+        }
+        std::fs::create_dir(layers[1].join("only")).unwrap();
+        std::fs::write(layers[1].join("etc/passwd"), "").unwrap();
+        std::os::unix::fs::symlink("/tmp", layers[0].join("out")).unwrap();
+        let place = |path: &str| {
+            let mut wish = mount("/x");
+            wish.readonly = true;
+            wish.image_sub_path = path.into();
+            of_image(&wish, &layers)
+        };
+        assert_eq!(place("").unwrap().layers, layers);
+        assert_eq!(place("only").unwrap().source, layers[1].join("only"));
+        let file = place("../../etc/passwd").unwrap();
+        assert_eq!(file.source, layers[1].join("etc/passwd"));
+        for absent in ["out", "etc/none", "etc/passwd/x"] {
+            let error = place(absent).unwrap_err().to_string();
+            assert!(error.contains("image_sub_path"), "{error}");
+        }
+    }
+
+    #[test]
+    fn options_are_of_a_list() {
+        let mut wish = mount("/x");
+        wish.mount_options = vec!["noexec".into()];
+        assert!(check(&wish).is_ok());
+        assert_eq!(bind(&wish, "/src".into()).options[3], "noexec");
+        wish.mount_options.push("rw".into());
+        assert!(check(&wish).unwrap_err().to_string().contains("\"rw\""));
     }
 
     #[test]

@@ -254,16 +254,25 @@ fn namespaces(joined: &Joined) -> Vec<LinuxNamespace> {
 }
 
 fn oci_mount(mount: &BindMount) -> Mount {
-    let mut oci = Mount::default();
-    oci.set_destination(PathBuf::from(&mount.destination))
-        .set_typ(Some("bind".to_owned()))
-        .set_source(Some(mount.source.clone()))
-        .set_options(Some(mount.options.clone()));
+    let mut spec = Mount::default();
+    spec.set_destination(PathBuf::from(&mount.destination));
+    if mount.layers.is_empty() {
+        spec.set_typ(Some("bind".to_owned()))
+            .set_source(Some(mount.source.clone()))
+            .set_options(Some(mount.options.clone()));
+    } else {
+        let mut options = mount.options.clone();
+        options.retain(|option| option != "rbind");
+        options.push(oci::lowerdir(&mount.layers));
+        spec.set_typ(Some("overlay".to_owned()))
+            .set_source(Some("overlay".into()))
+            .set_options(Some(options));
+    }
     if !mount.uids.is_empty() {
-        oci.set_uid_mappings(Some(userns::oci(&mount.uids)))
+        spec.set_uid_mappings(Some(userns::oci(&mount.uids)))
             .set_gid_mappings(Some(userns::oci(&mount.gids)));
     }
-    oci
+    spec
 }
 
 #[cfg(test)]
@@ -316,6 +325,7 @@ mod tests {
             capabilities: Capabilities::default(),
             mounts: vec![BindMount {
                 source: "/src".into(),
+                layers: Vec::new(),
                 destination: "/dev/mqueue".into(),
                 options: vec!["rbind".into(), "rslave".into(), "ro".into()],
                 uids: Vec::new(),

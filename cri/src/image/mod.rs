@@ -29,6 +29,7 @@ mod gc;
 mod import;
 mod layer;
 mod manifest;
+pub(crate) mod merged;
 mod pull;
 mod records;
 pub mod reference;

@@ -174,6 +174,20 @@ impl ImageStore {
     /// when the image is removed meanwhile, until the machine goes down. Taking it again replaces it. Call this before
     /// mounting the layers.
     pub async fn lease(&self, owner: &str, ref_or_id: &str) -> Result<Image, ImageError> {
+        self.take_lease(owner, ref_or_id, false).await
+    }
+
+    /// As [`Self::lease`], beside what the owner holds already.
+    pub async fn lease_also(&self, owner: &str, ref_or_id: &str) -> Result<Image, ImageError> {
+        self.take_lease(owner, ref_or_id, true).await
+    }
+
+    async fn take_lease(
+        &self,
+        owner: &str,
+        ref_or_id: &str,
+        also: bool,
+    ) -> Result<Image, ImageError> {
         // While this is held no layer goes away, so those that are here now are still here when
         // the lease is on disk.
         let session = Session::begin(self.disk(), SESSION_WAIT).await?;
@@ -181,13 +195,16 @@ impl ImageStore {
         let wanted = ref_or_id.to_owned();
         blocking(move || {
             let record = find_existing(&disk, &wanted)?;
-            let layers: Vec<Digest> = record.layers.iter().map(|l| l.diff_id.clone()).collect();
+            let mut layers: Vec<Digest> = record.layers.iter().map(|l| l.diff_id.clone()).collect();
             for layer in &layers {
                 if !content::has_layer(&disk, layer)? {
                     return Err(ImageError::NotFound(wanted));
                 }
             }
             let path = disk.lease(&owner);
+            if also && let Some(held) = records::read_lease(&path)? {
+                layers.extend(held.layers);
+            }
             records::write_lease(&path, &LeaseRecord::new(owner, layers))?;
             drop(session);
             let refs = records::read_all(&disk.sub("refs"))?;

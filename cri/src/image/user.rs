@@ -1,20 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Who a container runs as, looked up in the image's `/etc/passwd` and `/etc/group`.
 //!
-//! The layers are searched as overlay would merge them, without mounting: whiteouts and opaque
-//! directories hide, links are followed within the merged tree. Files are read with a bound.
+//! The layers are searched as overlay would merge them, without mounting. Files are read with a bound.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+
+use super::merged::{self, Found};
 
 /// Bound on a passwd or group file; runc has 2 MiB or so through its line scanner, glibc none.
 const MAX_FILE: u64 = 4 << 20;
-/// As the kernel's MAXSYMLINKS.
-const MAX_LINKS: u32 = 40;
 
 /// The answer of [`resolve`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,11 +144,13 @@ fn memberships<'a>(file: &'a str, user: &'a str) -> impl Iterator<Item = u32> + 
 
 /// Content of a file of the merged tree; empty when there is none.
 fn merged_file(lowers: &[PathBuf], path: &Path) -> io::Result<String> {
-    let Some(path) = locate(lowers, path)? else {
-        return Ok(String::new());
+    let path = match merged::find(lowers, path)? {
+        None => return Ok(String::new()),
+        Some(Found::Directory(_)) => PathBuf::new(),
+        Some(Found::Other(path)) => path,
     };
-    // `locate` checked each component with lstat, and layers don't change once unpacked.
-    if !fs::symlink_metadata(&path)?.is_file() {
+    // `find` checked each component with lstat, and layers don't change once unpacked.
+    if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidInput,
             "not a regular file",
@@ -159,92 +158,6 @@ fn merged_file(lowers: &[PathBuf], path: &Path) -> io::Result<String> {
     }
     let data = super::rooted::read_bounded(fs::File::open(&path)?, MAX_FILE)?;
     Ok(String::from_utf8_lossy(&data).into_owned())
-}
-
-/// Where in the layers the merged tree has this path, links followed.
-fn locate(lowers: &[PathBuf], path: &Path) -> io::Result<Option<PathBuf>> {
-    let mut todo: Vec<OsString> = components(path);
-    todo.reverse();
-    // Merged directories from the root to the current one; each is a stack of directories, top first.
-    let mut trail: Vec<Vec<PathBuf>> = vec![lowers.to_vec()];
-    let mut links = 0;
-    while let Some(component) = todo.pop() {
-        if component == ".." {
-            if trail.len() > 1 {
-                trail.pop();
-            }
-            continue;
-        }
-        let here = trail.last().map_or(&[][..], Vec::as_slice);
-        match step(here, Path::new(&component))? {
-            Step::Missing => return Ok(None),
-            Step::Directory(stack) => trail.push(stack),
-            Step::Other(found) => return Ok(todo.is_empty().then_some(found)),
-            Step::Link(target) => {
-                links += 1;
-                if links > MAX_LINKS {
-                    return Err(io::Error::from_raw_os_error(libc::ELOOP));
-                }
-                if target.has_root() {
-                    trail.truncate(1);
-                }
-                todo.extend(components(&target).into_iter().rev());
-            }
-        }
-    }
-    Ok(trail.pop().and_then(|stack| stack.into_iter().next()))
-}
-
-fn components(path: &Path) -> Vec<OsString> {
-    path.components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(name.to_owned()),
-            Component::ParentDir => Some("..".into()),
-            _ => None,
-        })
-        .collect()
-}
-
-enum Step {
-    Missing,
-    Directory(Vec<PathBuf>),
-    Link(PathBuf),
-    Other(PathBuf),
-}
-
-/// One component down in a merged directory.
-fn step(stack: &[PathBuf], name: &Path) -> io::Result<Step> {
-    let mut merged = Vec::new();
-    for directory in stack {
-        let path = directory.join(name);
-        let metadata = match fs::symlink_metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            let opaque = xattr::get(&path, "trusted.overlay.opaque")?;
-            merged.push(path);
-            if opaque.as_deref() == Some(b"y") {
-                break;
-            }
-            continue;
-        }
-        let hidden = !merged.is_empty() || (kind.is_char_device() && metadata.rdev() == 0);
-        if hidden {
-            break;
-        }
-        if kind.is_symlink() {
-            return Ok(Step::Link(fs::read_link(&path)?));
-        }
-        return Ok(Step::Other(path));
-    }
-    Ok(if merged.is_empty() {
-        Step::Missing
-    } else {
-        Step::Directory(merged)
-    })
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ mod users;
 
 pub use compile::{CompileContext, CompileError, compile};
 pub use mounts::KNOWN as KNOWN_MOUNT_OPTIONS;
+pub(crate) use mounts::lowerdir;
 pub use process::{compile_exec, compile_process, introduce, session_keyring};
 pub use resources::{limits, update_limits};
 pub(crate) use sandbox::PAUSE_USER;

@@ -41,6 +41,10 @@ pub(crate) struct SandboxRecord {
     pub(crate) runtime_handler: String,
     /// The pod's cgroup, made for this sandbox and removed with the last sandbox in it.
     pub(crate) cgroup: String,
+    /// Whether that cgroup was not there before, so that its limits are this runtime's to keep. One
+    /// that a kubelet made is the kubelet's.
+    #[serde(default)]
+    pub(crate) cgroup_is_ours: bool,
     /// The file that holds the network namespace; none with the host's network.
     pub(crate) netns: Option<PathBuf>,
     /// Addresses, the first one is the pod's IP.
@@ -150,6 +154,7 @@ mod tests {
             config: Wire::default(),
             runtime_handler: String::new(),
             cgroup: "/p".into(),
+            cgroup_is_ours: false,
             netns: None,
             ips: vec!["10.0.0.2".into(), "fd00::2".into()],
             pid: None,

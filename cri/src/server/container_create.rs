@@ -67,15 +67,17 @@ async fn make(
     sandbox: &SandboxRecord,
     id: String,
     name: String,
-    config: v1::ContainerConfig,
+    mut config: v1::ContainerConfig,
 ) -> Result<()> {
     check(&config)?;
-    let image = super::image::lookup(runtime, config.image.as_ref()).await?;
+    // Whoever called us ends the lease when the rest fails.
+    let image = super::image::lease(runtime, &id, config.image.as_ref()).await?;
+    let volumes = lease_volumes(runtime, &id, &mut config.mounts).await?;
     let Decided {
         mut spec,
         user,
         stop_signal,
-    } = decide(runtime, sandbox, &id, &config, &image).await?;
+    } = decide(runtime, sandbox, &id, &config, &image, &volumes).await?;
     let mut record = ContainerRecord {
         id: id.clone(),
         sandbox_id: sandbox.id.clone(),
@@ -94,7 +96,7 @@ async fn make(
     let _hold = runtime.nri.hold().await;
     let before = (record.clone(), spec.clone());
     let made = match adjust(runtime, sandbox, &mut record, &mut spec).await {
-        Ok(()) => lay_down(runtime, record, &spec).await,
+        Ok(()) => lay_down(runtime, record, &spec, image.layers).await,
         Err(fault) => Err(fault),
     };
     match made {
@@ -133,14 +135,9 @@ async fn lay_down(
     runtime: &Arc<Runtime>,
     record: ContainerRecord,
     spec: &oci_spec::runtime::Spec,
+    layers: Vec<PathBuf>,
 ) -> Result<Arc<Container>> {
-    let wanted = record.config.0.image.clone().unwrap_or_default().image;
     let id = record.id.clone();
-    runtime
-        .images
-        .lease(&id, &record.image_id)
-        .await
-        .map_err(|e| super::image::fault(&wanted, &e))?;
     let dir = runtime.paths.container(&id);
     let (made, spec) = (dir.clone(), spec.clone());
     blocking::run("creating a container's directory", move || {
@@ -148,13 +145,27 @@ async fn lay_down(
     })
     .await??;
     let durable = Durable::create(dir, record).await?;
-    let container = Arc::new(Container::new(durable));
+    let container = Arc::new(Container::new(durable, None));
+    container.keep_layers(layers);
     runtime.containers.insert(id, container.clone());
-    runtime.publish_container(
-        v1::ContainerEventType::ContainerCreatedEvent,
-        &container.record.get(),
-    );
+    runtime.tell_container(v1::ContainerEventType::ContainerCreatedEvent, &container);
     Ok(container)
+}
+
+/// The image of each mount that is one, kept for the container. Its id goes into the mount's `image_ref`, for the status.
+async fn lease_volumes(runtime: &Runtime, id: &str, mounts: &mut [v1::Mount]) -> Result<Volumes> {
+    let mut found = Vec::with_capacity(mounts.len());
+    for mount in mounts {
+        found.push(match &mut mount.image {
+            Some(spec) => {
+                let image = super::image::lease_also(runtime, id, spec).await?;
+                spec.image_ref = image.id.to_string();
+                Some(image)
+            }
+            None => None,
+        });
+    }
+    Ok(found)
 }
 
 fn check(config: &v1::ContainerConfig) -> Result<()> {
@@ -183,6 +194,9 @@ pub(crate) fn linux_resources(config: &v1::ContainerConfig) -> v1::LinuxContaine
         .unwrap_or_default()
 }
 
+/// For each mount of a container, the image that it shows.
+type Volumes = Vec<Option<Image>>;
+
 struct Decided {
     spec: oci_spec::runtime::Spec,
     user: user::User,
@@ -195,6 +209,7 @@ async fn decide(
     id: &str,
     config: &v1::ContainerConfig,
     image: &Image,
+    volumes: &Volumes,
 ) -> Result<Decided> {
     let defaults = super::image::defaults(image);
     let context = config
@@ -222,8 +237,10 @@ async fn decide(
         .pid
         .ok_or_else(|| Fault::precondition("the sandbox has no process"))?;
     let target = target_pid(runtime, sandbox, &options)?;
+    let layers = |image: &Option<Image>| image.as_ref().map(|image| image.layers.clone());
     let lookup = Lookup {
         mounts: config.mounts.clone(),
+        layers: volumes.iter().map(layers).collect(),
         devices: config.devices.clone(),
         sandbox_dir: runtime.paths.sandbox(&sandbox.id),
         readonly: context.readonly_rootfs,
@@ -306,6 +323,8 @@ fn target_pid(
 /// What has to be looked up on the host's filesystem.
 struct Lookup {
     mounts: Vec<v1::Mount>,
+    /// For each mount, the layers of the image that it shows.
+    layers: Vec<Option<Vec<PathBuf>>>,
     devices: Vec<v1::Device>,
     sandbox_dir: PathBuf,
     readonly: bool,
@@ -326,7 +345,11 @@ impl Lookup {
         let mountinfo = std::fs::read_to_string("/proc/self/mountinfo")
             .map_err(|e| Fault::internal("reading /proc/self/mountinfo", e))?;
         let mut binds = Vec::new();
-        for mount in &self.mounts {
+        for (mount, layers) in self.mounts.iter().zip(&self.layers) {
+            if let Some(layers) = layers {
+                binds.push(mounts::of_image(&self.with_own_ids(mount), layers)?);
+                continue;
+            }
             let source = source(Path::new(&mount.host_path))?;
             mounts::check_propagation(mount.propagation(), &source, &mountinfo)?;
             binds.push(mounts::bind(mount, source));
@@ -338,6 +361,15 @@ impl Lookup {
             devices.extend(devices::resolve(device)?);
         }
         Ok((binds, devices))
+    }
+
+    /// In a pod with ids of its own, what this runtime brings is shown with them.
+    fn with_own_ids(&self, mount: &v1::Mount) -> v1::Mount {
+        let mut mount = mount.clone();
+        if let (Some(ids), true) = (&self.ids, mount.uid_mappings.is_empty()) {
+            (mount.uid_mappings, mount.gid_mappings) = ids.mappings();
+        }
+        mount
     }
 
     /// The pod's own files, unless the client mounts something else there.
@@ -356,16 +388,12 @@ impl Lookup {
             if binds.iter().any(|b| b.destination == container_path) {
                 continue;
             }
-            let ids = self.ids.as_ref().map(userns::Ids::mappings);
-            let (uid_mappings, gid_mappings) = ids.unwrap_or_default();
             let wish = v1::Mount {
                 container_path,
                 readonly,
-                uid_mappings,
-                gid_mappings,
                 ..Default::default()
             };
-            binds.push(mounts::bind(&wish, path));
+            binds.push(mounts::bind(&self.with_own_ids(&wish), path));
         }
     }
 }

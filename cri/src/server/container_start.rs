@@ -4,7 +4,7 @@
 //! A container that cannot be started becomes Exited with reason StartError and the cause as its
 //! message, which is what the kubelet shows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,10 +68,7 @@ async fn launch_or_record(
     let launched = launch(runtime, &shim, container, record).await;
     match launched {
         Ok(()) => {
-            runtime.publish_container(
-                v1::ContainerEventType::ContainerStartedEvent,
-                &container.record.get(),
-            );
+            runtime.tell_container(v1::ContainerEventType::ContainerStartedEvent, container);
             runtime.nri_done(Event::PostStartContainer, container).await;
             Ok(())
         }
@@ -147,12 +144,10 @@ async fn plan(
     record: &ContainerRecord,
 ) -> Result<LaunchPlan> {
     let dir = container.record.dir().to_owned();
-    let image = runtime
-        .images
-        .get(&record.image_id)
-        .await
-        .map_err(|e| super::image::fault(&record.image_id, &e))?
-        .ok_or_else(|| Fault::not_found("image", &record.image_id))?;
+    let layers = match container.take_layers() {
+        Some(layers) => layers,
+        None => layers(runtime, &record.image_id).await?,
+    };
     let host_ipc = runtime
         .sandbox(&record.sandbox_id)?
         .record
@@ -164,7 +159,7 @@ async fn plan(
     let record = record.clone();
     let text = |path: &Path| path.display().to_string();
     let rootfs = RootFs::Overlay {
-        lower: image.layers.iter().map(|l| text(l)).collect(),
+        lower: layers.iter().map(|l| text(l)).collect(),
         upper: text(&dir.join("upper")),
         work: text(&dir.join("work")),
     };
@@ -206,6 +201,14 @@ async fn plan(
         Ok(plan)
     })
     .await?
+}
+
+async fn layers(runtime: &Runtime, image: &str) -> Result<Vec<PathBuf>> {
+    let found = runtime.images.get(image).await;
+    let found = found.map_err(|e| super::image::fault(image, &e))?;
+    found
+        .map(|image| image.layers)
+        .ok_or_else(|| Fault::not_found("image", image))
 }
 
 /// Whether the container has ids of its own.

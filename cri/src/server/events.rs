@@ -2,6 +2,7 @@
 //! GetContainerEvents: a stream that ends when the subscriber falls behind or the daemon stops.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
@@ -21,6 +22,7 @@ pub(crate) fn subscribe(runtime: &Runtime) -> EventStream {
     let stopping = runtime.stopping.clone();
     let events = BroadcastStream::new(runtime.events.subscribe())
         .map(|event| {
+            let event = event.map(Arc::unwrap_or_clone);
             event.map_err(|BroadcastStreamRecvError::Lagged(lost)| {
                 Fault::new(
                     Kind::Exhausted,

@@ -16,10 +16,6 @@ use crate::runtime::Runtime;
 use crate::shim_client::{ExecStdio, ExitRecord};
 use crate::v1;
 
-/// What is kept of each stream. The rest is read and dropped, so that the command goes on
-/// (CVE-2022-1708: a probe's output must not fill the node's memory).
-/// One CRI message may have 16 MiB, so both streams together stay a little below.
-const OUTPUT_BYTES_MAX: usize = (16 << 20) - (4 << 10);
 /// After the command ended, a child of it may hold the pipe open; then this much is waited.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -46,8 +42,12 @@ pub(crate) async fn exec_sync(
             let execution = exec::start(&runtime_, &container, request.cmd, stdio).await?;
             let (out, err) = (Kept::default(), Kept::default());
             let (into_out, into_err) = (out.clone(), err.clone());
+            let limit = runtime_.config.settings.get().limits.exec_sync_output;
             let reading = tokio::spawn(async move {
-                tokio::join!(collect(stdout, into_out), collect(stderr, into_err))
+                tokio::join!(
+                    collect(stdout, into_out, limit),
+                    collect(stderr, into_err, limit)
+                )
             });
             let ended = tokio::select! {
                 ended = bounded(timeout, execution.wait()) => ended,
@@ -59,7 +59,7 @@ pub(crate) async fn exec_sync(
                 abort.abort();
             }
             let (stdout, mut stderr) = (take(&out), take(&err));
-            stderr.truncate(OUTPUT_BYTES_MAX - stdout.len());
+            stderr.truncate(limit - stdout.len());
             Ok(v1::ExecSyncResponse {
                 exit_code: ended?.code,
                 stdout,
@@ -92,14 +92,16 @@ fn take(kept: &Kept) -> Vec<u8> {
     std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-async fn collect(mut stream: impl AsyncRead + Unpin, kept: Kept) {
+/// Keeps `limit` bytes. The rest is read and dropped, so that the command goes on (CVE-2022-1708: a
+/// probe's output must not fill the node's memory).
+async fn collect(mut stream: impl AsyncRead + Unpin, kept: Kept, limit: usize) {
     let mut buffer = vec![0; 32 << 10];
     while let Ok(count) = stream.read(&mut buffer).await {
         if count == 0 {
             break;
         }
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let room = OUTPUT_BYTES_MAX - kept.len();
+        let room = limit - kept.len();
         kept.extend_from_slice(&buffer[..count.min(room)]);
     }
 }
@@ -135,11 +137,11 @@ mod tests {
 
     #[tokio::test]
     async fn output_is_bounded_and_read_to_its_end() {
-        let endless = tokio::io::repeat(b'x').take((OUTPUT_BYTES_MAX + 100) as u64);
+        let endless = tokio::io::repeat(b'x').take(100_100);
         let kept = Kept::default();
-        collect(endless, kept.clone()).await;
-        assert_eq!(take(&kept).len(), OUTPUT_BYTES_MAX);
-        collect(&b"abc"[..], kept.clone()).await;
+        collect(endless, kept.clone(), 100_000).await;
+        assert_eq!(take(&kept).len(), 100_000);
+        collect(&b"abc"[..], kept.clone(), 100_000).await;
         assert_eq!(take(&kept), b"abc");
     }
 }

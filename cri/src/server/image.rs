@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::container::command::ImageDefaults;
 use crate::container::user::{ImageUser, image_user};
 use crate::fault::{Fault, Kind, Result};
+use crate::image::reference::Reference;
 use crate::image::types::no_progress;
 use crate::image::{Auth, ErrorKind, Image, ImageError};
 use crate::runtime::{Runtime, now};
@@ -38,21 +39,38 @@ pub(crate) fn fault(wanted: &str, error: &ImageError) -> Fault {
     Fault::new(kind, format!("image {wanted:?}: {message}"))
 }
 
-/// The image that a container asks for, by reference or id.
+/// The image that a container asks for, by reference or id, kept on disk for `owner`.
 ///
 /// # Errors
 /// Invalid when none is named; not found.
-pub(crate) async fn lookup(runtime: &Runtime, spec: Option<&v1::ImageSpec>) -> Result<Image> {
-    let wanted = spec.map(|s| s.image.as_str()).unwrap_or_default();
-    if wanted.is_empty() {
-        return Err(Fault::invalid("container config names no image"));
-    }
-    runtime
-        .images
-        .get(wanted)
-        .await
-        .map_err(|e| fault(wanted, &e))?
-        .ok_or_else(|| Fault::not_found("image", wanted))
+pub(crate) async fn lease(
+    runtime: &Runtime,
+    owner: &str,
+    spec: Option<&v1::ImageSpec>,
+) -> Result<Image> {
+    let wanted = asked_for(spec)?;
+    let leased = runtime.images.lease(owner, wanted).await;
+    leased.map_err(|e| fault(wanted, &e))
+}
+
+/// As [`lease`], for one that is shown as a volume, beside what the owner holds.
+///
+/// # Errors
+/// As [`lease`].
+pub(crate) async fn lease_also(
+    runtime: &Runtime,
+    owner: &str,
+    spec: &v1::ImageSpec,
+) -> Result<Image> {
+    let wanted = asked_for(Some(spec))?;
+    let leased = runtime.images.lease_also(owner, wanted).await;
+    leased.map_err(|e| fault(wanted, &e))
+}
+
+fn asked_for(spec: Option<&v1::ImageSpec>) -> Result<&str> {
+    spec.map(|s| s.image.as_str())
+        .filter(|s| !s.is_empty())
+        .ok_or_else(|| Fault::invalid("container config names no image"))
 }
 
 /// What status shows as `image_ref`: a repo digest, else the id.
@@ -79,7 +97,8 @@ pub(crate) fn defaults(image: &Image) -> ImageDefaults {
     }
 }
 
-fn wire(image: &Image) -> v1::Image {
+/// `pinned` are the references that the operator wants to keep.
+fn wire(image: &Image, pinned: &[String]) -> v1::Image {
     let (uid, username) = match image_user(&defaults(image).user) {
         ImageUser::Uid(value) => (Some(v1::Int64Value { value }), String::new()),
         ImageUser::Name(name) => (None, name),
@@ -95,8 +114,17 @@ fn wire(image: &Image) -> v1::Image {
             image: image.id.to_string(),
             ..Default::default()
         }),
-        pinned: image.pinned,
+        pinned: image.pinned || pinned.iter().any(|name| is_named(image, name)),
     }
+}
+
+/// Whether `name`, normal or not, is one of the image's names or its id.
+fn is_named(image: &Image, name: &str) -> bool {
+    let full = name.parse::<Reference>().map(|name| name.to_string());
+    let is = |known: &String| full.as_ref() == Ok(known);
+    image.repo_tags.iter().any(is)
+        || image.repo_digests.iter().any(is)
+        || image.id.to_string() == name
 }
 
 /// All images, or the one that the filter names.
@@ -121,7 +149,9 @@ pub(crate) async fn list(
             .map(|i| i.into_iter().collect())
     };
     let images = found.map_err(|e| fault(wanted, &e))?;
-    Ok(images.iter().map(wire).collect())
+    let settings = runtime.config.settings.get();
+    let pinned = &settings.images.pinned;
+    Ok(images.iter().map(|image| wire(image, pinned)).collect())
 }
 
 /// One image; an absent one is an empty answer, not an error.
@@ -144,7 +174,7 @@ pub(crate) async fn status(
         info.insert("info".to_owned(), text);
     }
     Ok(v1::ImageStatusResponse {
-        image: Some(wire(&image)),
+        image: Some(wire(&image, &runtime.config.settings.get().images.pinned)),
         info,
     })
 }
@@ -164,7 +194,10 @@ pub(crate) async fn pull(
     request: v1::PullImageRequest,
 ) -> Result<v1::PullImageResponse> {
     let wanted = named(request.image.as_ref())?.to_owned();
-    let auth = auth(request.auth.as_ref())?;
+    let auth = match &request.auth {
+        Some(config) if is_meant_for(&config.server_address, &wanted)? => auth(Some(config))?,
+        _ => Auth::Anonymous,
+    };
     let runtime_ = runtime.clone();
     let image = runtime
         .detached(async move {
@@ -178,6 +211,31 @@ pub(crate) async fn pull(
     Ok(v1::PullImageResponse {
         image_ref: image.id.to_string(),
     })
+}
+
+/// Whether credentials for `server` may be shown to the registry of `image`; all may, when they name
+/// none. An image whose name is wrong is none's: the pull says so.
+///
+/// # Errors
+/// When the address names no host.
+fn is_meant_for(server: &str, image: &str) -> Result<bool> {
+    // docker.io has more names than one (containerd's docker.ConvertHosts).
+    const DOCKER: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+    if server.is_empty() {
+        return Ok(true);
+    }
+    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
+    let host = rest.split('/').next().unwrap_or_default();
+    if host.is_empty() {
+        return Err(Fault::invalid(format!(
+            "auth.server_address {server:?} names no host"
+        )));
+    }
+    let Ok(image) = image.parse::<Reference>() else {
+        return Ok(false);
+    };
+    let docker = |name: &str| DOCKER.contains(&name);
+    Ok(host == image.domain() || (docker(host) && docker(image.domain())))
 }
 
 /// CRI's credentials, in the order in which containerd looks at them.
@@ -266,6 +324,18 @@ pub(crate) async fn fs_info(runtime: &Arc<Runtime>) -> Result<v1::ImageFsInfoRes
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn credentials_go_to_the_registry_that_they_name() {
+        let check = |server: &str, image: &str| is_meant_for(server, image).unwrap();
+        assert!(check("", "busybox"));
+        assert!(check("https://index.docker.io/v1/", "busybox"));
+        assert!(check("registry.test:5000", "registry.test:5000/a:1"));
+        assert!(check("http://registry.test/v2/", "registry.test/a"));
+        assert!(!check("registry.test", "registry.test:5000/a:1"));
+        assert!(!check("registry.test", "busybox"));
+        assert!(is_meant_for("https://", "busybox").is_err());
+    }
 
     #[test]
     fn credentials_are_taken_in_order_and_never_shown() {

@@ -121,6 +121,7 @@ fn decide(
             cgroup: cgroup::pod(&linux.cgroup_parent, &runtime.config.cgroup_parent, id)?,
             config: Wire(config),
             runtime_handler: handler,
+            cgroup_is_ours: false,
             netns,
             ips: Vec::new(),
             pid: None,
@@ -137,6 +138,11 @@ fn check_security(
     // Pause runs no code of the pod: the profiles are only checked here, containers carry their own.
     security::sandbox_seccomp(context)?;
     security::apparmor(context.apparmor.as_ref(), "", super::apparmor_enabled())?;
+    if namespaces.pid() == v1::NamespaceMode::Target {
+        return Err(Fault::invalid(
+            "namespace_options.pid TARGET: only a container can have a target",
+        ));
+    }
     for (mode, field) in [(namespaces.network(), "network"), (namespaces.ipc(), "ipc")] {
         if !matches!(mode, v1::NamespaceMode::Pod | v1::NamespaceMode::Node) {
             return Err(Fault::invalid(format!(
@@ -247,7 +253,7 @@ async fn assemble(
         spawn_shim(runtime, &record.id),
         make_cgroups(runtime, record, plan.limits.clone()),
     );
-    let (shim, member) = (shim?, member?);
+    let (shim, (member, cgroup_is_ours)) = (shim?, member?);
     // Held until pause is in it.
     let users = users?;
     let mut input = plan.input.clone();
@@ -267,6 +273,7 @@ async fn assemble(
     }
     let mut ready = record.clone();
     ready.phase = Phase::Ready;
+    ready.cgroup_is_ours = cgroup_is_ours;
     ready.ips = ips;
     ready.pid = Some(started.pid);
     let hold = introduce(runtime, durable, ready).await?;
@@ -326,26 +333,27 @@ async fn spawn_shim(runtime: &Runtime, id: &str) -> Result<Shim> {
 }
 
 /// The pod's cgroup and, in it, that of pause. Limits are set only on a pod cgroup that this call
-/// makes: one that is there already has an owner (a kubelet) who keeps its limits.
+/// makes: one that is there already has an owner (a kubelet) who keeps its limits. Returns the
+/// cgroup of pause, and whether this call made the pod's.
 async fn make_cgroups(
     runtime: &Runtime,
     record: &SandboxRecord,
     limits: Option<crate::cgroup::Limits>,
-) -> Result<crate::cgroup::CgroupPath> {
+) -> Result<(crate::cgroup::CgroupPath, bool)> {
     let pod = cgroup_path(&record.cgroup)?;
     let member = cgroup_path(&cgroup::member(&record.cgroup, &record.id))?;
     let made = member.clone();
-    runtime
+    let fresh = runtime
         .with_cgroups("making the pod's cgroups", move |manager| {
             let fresh = !manager.exists(&pod);
             manager.create(&pod)?;
             if let (true, Some(limits)) = (fresh, &limits) {
                 manager.apply(&pod, limits)?;
             }
-            manager.create(&member)
+            manager.create(&member).map(|()| fresh)
         })
         .await?;
-    Ok(made)
+    Ok((made, fresh))
 }
 
 async fn attach(runtime: &Runtime, attachment: Option<&cni::Attachment>) -> Result<Vec<String>> {
@@ -372,19 +380,10 @@ async fn attach(runtime: &Runtime, attachment: Option<&cni::Attachment>) -> Resu
 /// The sandbox is complete: from now on it can be found.
 fn enter(runtime: &Arc<Runtime>, durable: Durable<SandboxRecord>, shim: Shim) -> String {
     let record = durable.get();
-    let sandbox = Arc::new(Sandbox::new(durable, Some(shim.clone())));
+    let sandbox = Arc::new(Sandbox::new(durable, Some(shim.clone()), None));
     runtime.sandboxes.insert(record.id.clone(), sandbox.clone());
     watcher::watch(runtime, &sandbox, shim);
-    runtime.publish(
-        v1::ContainerEventType::ContainerCreatedEvent,
-        &record.id,
-        &record,
-    );
-    runtime.publish(
-        v1::ContainerEventType::ContainerStartedEvent,
-        &record.id,
-        &record,
-    );
+    runtime.tell_sandbox(v1::ContainerEventType::ContainerStartedEvent, &sandbox);
     tracing::info!(sandbox.id = %record.id, pod = %record.name, ips = ?record.ips, "sandbox is ready");
     record.id.clone()
 }

@@ -20,11 +20,15 @@ pub(crate) fn status(
     let record = sandbox.record.get();
     let mut info = HashMap::new();
     if request.verbose {
+        let linux = record.config.0.linux.clone().unwrap_or_default();
         let text = serde_json::to_string(&serde_json::json!({
             "pid": record.pid,
             "netns": record.netns,
             "cgroup": record.cgroup,
             "phase": record.phase,
+            "runtimeHandler": record.runtime_handler,
+            "resources": linux.resources.as_ref().map(resources_json),
+            "overhead": linux.overhead.as_ref().map(resources_json),
         }))
         .map_err(|e| Fault::internal("encoding sandbox info", e))?;
         info.insert("info".to_owned(), text);
@@ -39,6 +43,31 @@ pub(crate) fn status(
             .collect(),
         timestamp: now(),
     })
+}
+
+/// The names are those of the proto's JSON form; what is not said is left out.
+fn resources_json(resources: &v1::LinuxContainerResources) -> serde_json::Value {
+    let numbers = [
+        ("cpuPeriod", resources.cpu_period),
+        ("cpuQuota", resources.cpu_quota),
+        ("cpuShares", resources.cpu_shares),
+        ("memoryLimitInBytes", resources.memory_limit_in_bytes),
+        (
+            "memorySwapLimitInBytes",
+            resources.memory_swap_limit_in_bytes,
+        ),
+    ];
+    let said = numbers.into_iter().filter(|(_, value)| *value != 0);
+    let mut all: serde_json::Map<_, _> = said.map(|(k, v)| (k.to_owned(), v.into())).collect();
+    for (key, text) in [
+        ("cpusetCpus", &resources.cpuset_cpus),
+        ("cpusetMems", &resources.cpuset_mems),
+    ] {
+        if !text.is_empty() {
+            all.insert(key.to_owned(), text.as_str().into());
+        }
+    }
+    all.into()
 }
 
 /// All sandboxes that the filter keeps.

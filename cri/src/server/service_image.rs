@@ -3,7 +3,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::service_runtime::{Unserved, unserved};
+use super::list_stream::{Chunks, stream};
 use super::{Server, image};
 use crate::v1;
 
@@ -19,13 +19,15 @@ impl v1::image_service_server::ImageService for Server {
         }))
     }
 
-    type StreamImagesStream = Unserved<v1::StreamImagesResponse>;
+    type StreamImagesStream = Chunks<v1::StreamImagesResponse>;
 
     async fn stream_images(
         &self,
-        _request: Request<v1::StreamImagesRequest>,
+        request: Request<v1::StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
-        Err(unserved("StreamImages"))
+        let filter = request.into_inner().filter;
+        let found = image::list(&self.runtime, filter.as_ref()).await?;
+        Ok(stream(found, |images| v1::StreamImagesResponse { images }))
     }
 
     async fn image_status(

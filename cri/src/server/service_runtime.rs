@@ -4,18 +4,17 @@
 use tonic::{Request, Response, Status};
 
 use super::events::EventStream;
+use super::list_stream::{Chunks, stream};
 use super::{
     Server, container_create, container_start, container_status, container_stop, container_update,
-    events, exec_sync, sandbox_run, sandbox_status, sandbox_stop, stats, status, stream_urls,
+    events, exec_sync, metrics, sandbox_run, sandbox_status, sandbox_stop, sandbox_update, stats,
+    status, stream_urls,
 };
 use crate::fault::{Fault, Kind};
 use crate::v1;
 
-/// The stream of a call that is not served: it never comes to be.
-pub(super) type Unserved<T> = tokio_stream::Empty<Result<T, Status>>;
-
 /// The answer to a call that is not served.
-pub(super) fn unserved(call: &str) -> Status {
+fn unserved(call: &str) -> Status {
     Fault::new(
         Kind::Unimplemented,
         format!("{call} is not implemented by podwright"),
@@ -83,13 +82,17 @@ impl v1::runtime_service_server::RuntimeService for Server {
         }))
     }
 
-    type StreamPodSandboxesStream = Unserved<v1::StreamPodSandboxesResponse>;
+    type StreamPodSandboxesStream = Chunks<v1::StreamPodSandboxesResponse>;
 
     async fn stream_pod_sandboxes(
         &self,
-        _request: Request<v1::StreamPodSandboxesRequest>,
+        request: Request<v1::StreamPodSandboxesRequest>,
     ) -> Result<Response<Self::StreamPodSandboxesStream>, Status> {
-        Err(unserved("StreamPodSandboxes"))
+        let filter = request.into_inner().filter;
+        let found = sandbox_status::list(&self.runtime, filter.as_ref());
+        Ok(stream(found, |pod_sandboxes| {
+            v1::StreamPodSandboxesResponse { pod_sandboxes }
+        }))
     }
 
     async fn create_container(
@@ -142,13 +145,17 @@ impl v1::runtime_service_server::RuntimeService for Server {
         }))
     }
 
-    type StreamContainersStream = Unserved<v1::StreamContainersResponse>;
+    type StreamContainersStream = Chunks<v1::StreamContainersResponse>;
 
     async fn stream_containers(
         &self,
-        _request: Request<v1::StreamContainersRequest>,
+        request: Request<v1::StreamContainersRequest>,
     ) -> Result<Response<Self::StreamContainersStream>, Status> {
-        Err(unserved("StreamContainers"))
+        let filter = request.into_inner().filter;
+        let found = container_status::list(&self.runtime, filter.as_ref());
+        Ok(stream(found, |containers| v1::StreamContainersResponse {
+            containers,
+        }))
     }
 
     async fn container_status(
@@ -238,13 +245,17 @@ impl v1::runtime_service_server::RuntimeService for Server {
         }))
     }
 
-    type StreamContainerStatsStream = Unserved<v1::StreamContainerStatsResponse>;
+    type StreamContainerStatsStream = Chunks<v1::StreamContainerStatsResponse>;
 
     async fn stream_container_stats(
         &self,
-        _request: Request<v1::StreamContainerStatsRequest>,
+        request: Request<v1::StreamContainerStatsRequest>,
     ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
-        Err(unserved("StreamContainerStats"))
+        let filter = request.into_inner().filter;
+        let found = stats::containers(&self.runtime, filter.as_ref()).await;
+        Ok(stream(found, |container_stats| {
+            v1::StreamContainerStatsResponse { container_stats }
+        }))
     }
 
     async fn pod_sandbox_stats(
@@ -267,13 +278,17 @@ impl v1::runtime_service_server::RuntimeService for Server {
         }))
     }
 
-    type StreamPodSandboxStatsStream = Unserved<v1::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxStatsStream = Chunks<v1::StreamPodSandboxStatsResponse>;
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _request: Request<v1::StreamPodSandboxStatsRequest>,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxStatsStream>, Status> {
-        Err(unserved("StreamPodSandboxStats"))
+        let filter = request.into_inner().filter;
+        let found = stats::sandboxes(&self.runtime, filter.as_ref()).await;
+        Ok(stream(found, |pod_sandbox_stats| {
+            v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }
+        }))
     }
 
     async fn update_runtime_config(
@@ -328,23 +343,30 @@ impl v1::runtime_service_server::RuntimeService for Server {
         &self,
         _request: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Result<Response<v1::ListMetricDescriptorsResponse>, Status> {
-        Err(unserved("ListMetricDescriptors"))
+        Ok(Response::new(metrics::descriptors()))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
-        Err(unserved("ListPodSandboxMetrics"))
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse {
+            pod_metrics: metrics::list(&self.runtime).await,
+        }))
     }
 
-    type StreamPodSandboxMetricsStream = Unserved<v1::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = Chunks<v1::StreamPodSandboxMetricsResponse>;
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _request: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxMetricsStream>, Status> {
-        Err(unserved("StreamPodSandboxMetrics"))
+        let found = metrics::list(&self.runtime).await;
+        Ok(stream(found, |pod_sandbox_metrics| {
+            v1::StreamPodSandboxMetricsResponse {
+                pod_sandbox_metrics,
+            }
+        }))
     }
 
     async fn runtime_config(
@@ -356,8 +378,11 @@ impl v1::runtime_service_server::RuntimeService for Server {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _request: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Result<Response<v1::UpdatePodSandboxResourcesResponse>, Status> {
-        Err(unserved("UpdatePodSandboxResources"))
+        let request = request.into_inner();
+        Ok(Response::new(
+            sandbox_update::update(&self.runtime, request).await?,
+        ))
     }
 }

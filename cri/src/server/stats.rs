@@ -2,7 +2,7 @@
 //! Container and pod statistics, out of cgroups, the writable layer and the pod's network.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cgroup::{self, Pressure, PressureLine, Summary};
 use crate::container::{ContainerRecord, State};
@@ -115,6 +115,13 @@ fn rate(before: (i64, u64), after: (i64, u64)) -> Option<u64> {
     u64::try_from(used * 1_000_000_000 / elapsed).ok()
 }
 
+/// The rate since the last time that somebody asked.
+fn sample(last: &Mutex<Option<(i64, u64)>>, stats: &Summary) -> Option<u64> {
+    let sample = (now(), stats.cpu_usage_nanos);
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    last.replace(sample).and_then(|before| rate(before, sample))
+}
+
 async fn read(runtime: &Runtime, cgroup: &str) -> Result<Summary> {
     let path = cgroup_path(cgroup)?;
     runtime
@@ -142,20 +149,15 @@ async fn of_container(runtime: &Runtime, container: &Container) -> Result<v1::Co
     answer.writable_layer = Some(v1::FilesystemUsage {
         timestamp: now(),
         fs_id: Some(v1::FilesystemIdentifier {
-            mountpoint: upper.display().to_string(),
+            // The filesystem, as ImageFsInfo names it: kubelets look each name up once.
+            mountpoint: runtime.paths.containers().display().to_string(),
         }),
         used_bytes: number(usage.bytes),
         inodes_used: number(usage.inodes),
     });
     if matches!(record.state, State::Running { .. }) {
         let stats = read(runtime, &record.cgroup).await?;
-        let sample = (now(), stats.cpu_usage_nanos);
-        let before = container
-            .cpu_sample
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(sample);
-        answer.cpu = Some(cpu(&stats, before.and_then(|before| rate(before, sample))));
+        answer.cpu = Some(cpu(&stats, sample(&container.cpu_sample, &stats)));
         answer.memory = Some(memory(&stats));
         answer.swap = swap(&stats);
         answer.io = io(&stats);
@@ -215,7 +217,7 @@ async fn of_sandbox(runtime: &Arc<Runtime>, sandbox: &Sandbox) -> Result<v1::Pod
             annotations: record.config.0.annotations.clone(),
         }),
         linux: Some(v1::LinuxPodSandboxStats {
-            cpu: Some(cpu(&stats, None)),
+            cpu: Some(cpu(&stats, sample(&sandbox.cpu_sample, &stats))),
             memory: Some(memory(&stats)),
             network: network_usage(&record).await?,
             process: Some(v1::ProcessUsage {
@@ -265,21 +267,29 @@ pub(crate) async fn sandboxes(
     all
 }
 
-/// The counters of the pod's interface, from the sandbox process's view. None with the host's network.
-async fn network_usage(record: &SandboxRecord) -> Result<Option<v1::NetworkUsage>> {
+/// The counters of the pod's interfaces but loopback, from the sandbox process's view. Empty with
+/// the host's network.
+pub(super) async fn interfaces(record: &SandboxRecord) -> Result<Vec<cgroup::InterfaceStats>> {
     let (Some(pid), Some(_)) = (record.pid, &record.netns) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let path = format!("/proc/{pid}/net/dev");
     let text = blocking::run("reading network counters", move || {
         std::fs::read_to_string(path).unwrap_or_default()
     })
     .await?;
-    let mut interfaces: Vec<_> = cgroup::interfaces(&text)
-        .into_iter()
-        .filter(|counters| counters.name != "lo")
-        .map(interface)
-        .collect();
+    let mut all = cgroup::interfaces(&text);
+    all.retain(|counters| counters.name != "lo");
+    Ok(all)
+}
+
+/// None with the host's network.
+async fn network_usage(record: &SandboxRecord) -> Result<Option<v1::NetworkUsage>> {
+    if record.netns.is_none() || record.pid.is_none() {
+        return Ok(None);
+    }
+    let found = interfaces(record).await?;
+    let mut interfaces: Vec<_> = found.into_iter().map(interface).collect();
     let default = interfaces
         .iter()
         .position(|i| i.name == network::INTERFACE)

@@ -47,6 +47,8 @@ pub(crate) async fn status(
             "cniBinDir": runtime.config.cni_bin_dir,
             "sandboxes": runtime.sandboxes.all().len(),
             "containers": runtime.containers.all().len(),
+            "registriesDir": runtime.config.registries_dir,
+            "settings": *runtime.config.settings.get(),
         }))
         .map_err(|e| Fault::internal("encoding status info", e))?;
         info.insert("config".to_owned(), text);
@@ -66,7 +68,8 @@ pub(crate) async fn status(
         runtime_handlers: ["", RUNTIME_NAME].map(handler).to_vec(),
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
-            ..Default::default()
+            user_namespaces_host_network: false,
+            mount_options: true,
         }),
     })
 }

@@ -6,8 +6,10 @@
 //! nothing of it is left.
 
 mod attack;
+mod calls;
 mod crash;
 mod exec;
+mod fields;
 mod lifecycle;
 mod memory;
 mod node;
@@ -18,3 +20,4 @@ mod security;
 mod storm;
 mod streams;
 mod userns;
+mod volumes;

@@ -36,11 +36,11 @@ fn what_is_not_there_is_named() {
                 .contains("kata")
         );
         let error = cri
-            .list_metric_descriptors(v1::ListMetricDescriptorsRequest {})
+            .checkpoint_container(v1::CheckpointContainerRequest::default())
             .await
             .unwrap_err();
         assert_eq!(error.code(), tonic::Code::Unimplemented);
-        assert!(error.message().contains("ListMetricDescriptors"));
+        assert!(error.message().contains("CheckpointContainer"));
     });
 }
 

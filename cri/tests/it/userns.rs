@@ -13,7 +13,7 @@ use crate::streams::{ECHO_SERVER, forwards_ports};
 
 const LENGTH: u32 = 65536;
 /// The first ids of the first pod and of the second one.
-const FIRST: u32 = 20 * LENGTH;
+pub(crate) const FIRST: u32 = 20 * LENGTH;
 const SECOND: u32 = 21 * LENGTH;
 
 fn ids(host_id: u32) -> Vec<v1::IdMapping> {
@@ -25,7 +25,7 @@ fn ids(host_id: u32) -> Vec<v1::IdMapping> {
 }
 
 /// The options of a pod whose ids begin at `first`.
-fn options(first: u32) -> v1::NamespaceOption {
+pub(crate) fn options(first: u32) -> v1::NamespaceOption {
     v1::NamespaceOption {
         userns_options: Some(v1::UserNamespace {
             mode: v1::NamespaceMode::Pod as i32,
@@ -36,7 +36,7 @@ fn options(first: u32) -> v1::NamespaceOption {
     }
 }
 
-fn pod(node: &Handle, name: &str, options: v1::NamespaceOption) -> v1::PodSandboxConfig {
+pub(crate) fn pod(node: &Handle, name: &str, options: v1::NamespaceOption) -> v1::PodSandboxConfig {
     let mut pod = node.pod(name);
     let context = pod.linux.get_or_insert_default();
     let context = context.security_context.get_or_insert_default();

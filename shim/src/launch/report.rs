@@ -283,6 +283,7 @@ impl Words {
             MountKind::Filesystem { fstype, .. } => {
                 format!("{fstype:?} to rootfs at {:?}", mount.destination)
             }
+            MountKind::Layers { .. } => format!("layers to rootfs at {:?}", mount.destination),
         };
         Words {
             mounts: plan.mounts.iter().map(describe).collect(),

@@ -16,7 +16,11 @@ pub(super) fn compile(
     if !own && word.is_none() {
         return Ok(None);
     }
-    if !matches!(kind, MountKind::Bind { .. } | MountKind::OwnBind { .. }) {
+    let mappable = matches!(
+        kind,
+        MountKind::Bind { .. } | MountKind::OwnBind { .. } | MountKind::Layers { .. }
+    );
+    if !mappable {
         return Err("id-mapped mounts are only supported for bind-mounts");
     }
     let mappings = match own {

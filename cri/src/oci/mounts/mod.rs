@@ -135,7 +135,10 @@ fn one(
 ) -> Result<plan::Mount, CompileError> {
     let field = |part: &str| format!("mounts[{destination}].{part}");
     let kind = kind(mount, &words, context).map_err(|(part, why)| invalid(field(part), why))?;
-    let filesystem = matches!(kind, MountKind::Filesystem { .. });
+    let filesystem = matches!(
+        kind,
+        MountKind::Filesystem { .. } | MountKind::Layers { .. }
+    );
     if let (false, Some(option)) = (filesystem, words.filesystem.first()) {
         let reason = format!("{option:?} means nothing for a bind mount");
         return Err(unsupported(field("options"), reason));
@@ -182,6 +185,9 @@ fn kind(mount: &Mount, words: &Words, context: &CompileContext) -> Result<MountK
     let Some(recursive) = bind else {
         return match fstype {
             "" | "none" => Err(("type", "it is neither a bind nor a filesystem")),
+            "overlay" if layers(words).is_some() => Ok(MountKind::Layers {
+                lower: layers(words).unwrap_or_default(),
+            }),
             _ => Ok(MountKind::Filesystem {
                 fstype: fstype.to_owned(),
                 source: source.unwrap_or_else(|| fstype.to_owned()),
@@ -199,6 +205,42 @@ fn kind(mount: &Mount, words: &Words, context: &CompileContext) -> Result<MountK
         Some(source) => MountKind::OwnBind { source, recursive },
         None => MountKind::Bind { source, recursive },
     })
+}
+
+/// An overlay of lower directories alone: the launch opens them one by one, so that any number fits
+/// and they can be id-mapped.
+fn layers(words: &Words) -> Option<Vec<String>> {
+    let [only] = &words.filesystem[..] else {
+        return None;
+    };
+    let lower = split_layers(only.strip_prefix("lowerdir=")?);
+    (lower.len() > 1).then_some(lower)
+}
+
+/// Overlay's list: separated by colons, with a backslash before one that is part of a name.
+fn split_layers(text: &str) -> Vec<String> {
+    let mut all = vec![String::new()];
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            ':' => all.push(String::new()),
+            '\\' => all
+                .last_mut()
+                .expect("never empty")
+                .extend(characters.next()),
+            other => all.last_mut().expect("never empty").push(other),
+        }
+    }
+    all
+}
+
+/// The option that names these layers, topmost first: the opposite of what a launch reads from it.
+pub(crate) fn lowerdir(layers: &[std::path::PathBuf]) -> String {
+    let escaped = layers.iter().map(|layer| {
+        let path = layer.to_string_lossy();
+        path.replace('\\', "\\\\").replace(':', "\\:")
+    });
+    format!("lowerdir={}", escaped.collect::<Vec<_>>().join(":"))
 }
 
 #[cfg(test)]
@@ -237,6 +279,24 @@ mod tests {
         assert!(
             matches!(tmpfs.kind, MountKind::Filesystem { options, copy_up: true, .. } if options == ["size=1m"])
         );
+    }
+
+    #[test]
+    fn lower_directories_alone_are_layers() {
+        let paths = ["/a:b".into(), "/c\\d".into()];
+        let options = ["ro".to_owned(), lowerdir(&paths)];
+        let mounted = mount(
+            json!({"destination": "/v", "type": "overlay", "source": "overlay",
+            "options": options}),
+        )
+        .expect("compiles");
+        assert_eq!(mounted.attrs.set, ATTR_RDONLY);
+        let lower = vec!["/a:b".to_owned(), "/c\\d".to_owned()];
+        assert_eq!(mounted.kind, MountKind::Layers { lower });
+        let written = mount(json!({"destination": "/v", "type": "overlay",
+            "options": ["lowerdir=/a:/b", "upperdir=/u", "workdir=/w"]}))
+        .expect("compiles");
+        assert!(matches!(written.kind, MountKind::Filesystem { .. }));
     }
 
     #[test]

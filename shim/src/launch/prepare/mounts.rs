@@ -6,6 +6,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::idmap::Idmaps;
+use super::overlay::overlay;
 use super::rootfs::target;
 use super::{Prepare, elsewhere, text};
 use crate::launch::report::LaunchError;
@@ -122,6 +123,9 @@ pub(super) fn prepare_mount(mount: &Mount, common: &mut Common<'_>) -> Prepare<P
             plain(MountSource::Detached(tree))
         }
         MountKind::Remount => plain(MountSource::Remount(changes(mount))),
+        MountKind::Layers { lower } => layers(mount, lower, common)
+            .map_err(|error| at_destination(error, mount))
+            .and_then(|tree| plain(MountSource::Detached(tree))),
         MountKind::Filesystem { .. } => {
             new_filesystem(mount, common).map_err(|error| at_destination(error, mount))
         }
@@ -146,6 +150,15 @@ fn bind(mount: &Mount, source: &str, recursive: bool, common: &mut Common<'_>) -
             .apply(&tree, source, &idmap.mappings, idmap.recursive)?;
     }
     bind_changes(mount, common.plan).apply_to(&tree, source)?;
+    Ok(tree)
+}
+
+/// For example an image as a volume.
+fn layers(mount: &Mount, lower: &[String], common: &mut Common<'_>) -> Prepare<OwnedFd> {
+    let label = common.plan.mount_label.as_deref();
+    let idmap = mount.idmap.as_ref().map(|idmap| &idmap.mappings);
+    let tree = overlay(lower, None, label, idmap, common.idmaps)?;
+    changes(mount).apply_to(&tree, "overlay")?;
     Ok(tree)
 }
 

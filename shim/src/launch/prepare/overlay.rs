@@ -21,8 +21,8 @@ const MOUNT_OPTIONS_MAX: usize = 4095;
 /// The directories of an overlay, opened.
 struct Layers {
     lower: Vec<OwnedFd>,
-    upper: OwnedFd,
-    work: OwnedFd,
+    /// Upper and work directory; none where nothing is to be written.
+    writable: Option<(OwnedFd, OwnedFd)>,
     /// Id-mapped mounts that the directories are seen through, each with where it was copied from.
     mapped: Vec<(OwnedFd, CString)>,
     _creator: Option<Creator>,
@@ -31,8 +31,7 @@ struct Layers {
 /// Where they are.
 struct Paths<'a> {
     lower: &'a [String],
-    upper: &'a str,
-    work: &'a str,
+    writable: Option<(&'a str, &'a str)>,
 }
 
 /// While it lives, this process makes files as the container's root. Overlayfs makes some of its
@@ -64,20 +63,20 @@ impl Drop for Creator {
     }
 }
 
-/// Mounts an overlay, `lower` topmost first. `volatile` (kernel 5.10) spares syncing a layer that
-/// no one reads after a crash.
+/// Mounts an overlay, `lower` topmost first, with an upper and a work directory or read-only.
+/// `volatile` (kernel 5.10) spares syncing a layer that no one reads after a crash.
 pub(super) fn overlay(
     lower: &[String],
-    (upper, work): (&str, &str),
+    writable: Option<(&str, &str)>,
     label: Option<&str>,
     idmap: Option<&IdMappings>,
     idmaps: &mut Idmaps,
 ) -> Prepare<OwnedFd> {
     let label = label.map(text).transpose()?;
-    let paths = Paths { lower, upper, work };
+    let paths = Paths { lower, writable };
     let layers = match idmap {
-        None => plain(lower, upper, work)?,
-        Some(mappings) => id_mapped(lower, upper, work, mappings, idmaps)?,
+        None => plain(&paths)?,
+        Some(mappings) => id_mapped(&paths, mappings, idmaps)?,
     };
     // `lowerdir+` came with 6.7; 6.15 allows layers on detached mounts.
     let needed = if idmap.is_some() { (6, 15) } else { (6, 7) };
@@ -98,12 +97,15 @@ fn kernel() -> (u32, u32) {
     })
 }
 
-fn plain(lower: &[String], upper: &str, work: &str) -> Prepare<Layers> {
+fn plain(paths: &Paths<'_>) -> Prepare<Layers> {
     let dir = |path: &str| open(path, libc::O_PATH | libc::O_DIRECTORY);
+    let lower = paths.lower.iter().map(|path| dir(path));
     Ok(Layers {
-        lower: lower.iter().map(|path| dir(path)).collect::<Prepare<_>>()?,
-        upper: dir(upper)?,
-        work: dir(work)?,
+        lower: lower.collect::<Prepare<_>>()?,
+        writable: match paths.writable {
+            Some((upper, work)) => Some((dir(upper)?, dir(work)?)),
+            None => None,
+        },
         mapped: Vec::new(),
         _creator: None,
     })
@@ -112,17 +114,13 @@ fn plain(lower: &[String], upper: &str, work: &str) -> Prepare<Layers> {
 /// The upper and the work directory are mapped as well: a file that the container's root makes
 /// belongs to root on disk, as it does without a user namespace, and no directory needs another
 /// owner before. Both have to be on one mount, so their common parent is copied.
-fn id_mapped(
-    lower: &[String],
-    upper: &str,
-    work: &str,
-    mappings: &IdMappings,
-    idmaps: &mut Idmaps,
-) -> Prepare<Layers> {
-    let mut mapped = Vec::with_capacity(lower.len() + 1);
-    let parent = common_parent(Path::new(upper), Path::new(work));
-    let parent = parent.to_string_lossy().into_owned();
-    for path in lower.iter().chain([&parent]) {
+fn id_mapped(paths: &Paths<'_>, mappings: &IdMappings, idmaps: &mut Idmaps) -> Prepare<Layers> {
+    let mut mapped = Vec::with_capacity(paths.lower.len() + 1);
+    let parent = paths.writable.map(|(upper, work)| {
+        let parent = common_parent(Path::new(upper), Path::new(work));
+        parent.to_string_lossy().into_owned()
+    });
+    for path in paths.lower.iter().chain(&parent) {
         let name = text(path)?;
         let tree = mounts::open_tree(mounts::cwd(), &name, false)
             .map_err(|errno| LaunchError::prepare(format!("opening layer {path:?}"), errno))?;
@@ -136,17 +134,25 @@ fn id_mapped(
         sys::dup_above_stdio(tree.as_fd())
             .map_err(|errno| LaunchError::prepare("copying a layer's descriptor", errno))
     };
-    let (trees, base) = mapped.split_at(lower.len());
-    let base = &base[0].0;
+    let (trees, base) = mapped.split_at(paths.lower.len());
+    let writable = match (paths.writable, &parent, base.first()) {
+        (Some((upper, work)), Some(parent), Some((base, _))) => {
+            Some((through(base, parent, upper)?, through(base, parent, work)?))
+        }
+        _ => None,
+    };
     Ok(Layers {
         lower: trees
             .iter()
             .map(|(tree, _)| copy(tree))
             .collect::<Prepare<_>>()?,
-        upper: through(base, &parent, upper)?,
-        work: through(base, &parent, work)?,
+        // Only a writable overlay makes files of its own.
+        _creator: match writable {
+            Some(_) => Some(Creator::new(mappings)?),
+            None => None,
+        },
+        writable,
         mapped,
-        _creator: Some(Creator::new(mappings)?),
     })
 }
 
@@ -189,9 +195,11 @@ fn by_options(layers: &Layers, label: Option<&CStr>) -> sys::Sys<OwnedFd> {
     for layer in &layers.lower {
         set(c"lowerdir+", layer)?;
     }
-    set(c"upperdir", &layers.upper)?;
-    set(c"workdir", &layers.work)?;
-    mounts::fsconfig(context.as_fd(), c"volatile", None)?;
+    if let Some((upper, work)) = &layers.writable {
+        set(c"upperdir", upper)?;
+        set(c"workdir", work)?;
+        mounts::fsconfig(context.as_fd(), c"volatile", None)?;
+    }
     if let Some(label) = label {
         mounts::fsconfig(context.as_fd(), c"context", Some(label))?;
     }
@@ -212,8 +220,10 @@ fn by_mount(layers: &Layers, paths: &Paths<'_>, label: Option<&CStr>) -> Prepare
             let lower: sys::Sys<Vec<_>> = paths.lower.iter().map(|path| opened(path)).collect();
             let here = Layers {
                 lower: lower?,
-                upper: opened(paths.upper)?,
-                work: opened(paths.work)?,
+                writable: match paths.writable {
+                    Some((upper, work)) => Some((opened(upper)?, opened(work)?)),
+                    None => None,
+                },
                 mapped: Vec::new(),
                 _creator: None,
             };
@@ -225,17 +235,19 @@ fn by_mount(layers: &Layers, paths: &Paths<'_>, label: Option<&CStr>) -> Prepare
         }
         Ok((one_string(layers, label)?, None))
     };
-    let target = text(paths.upper)?;
+    // Any directory will do: nobody else sees this mount namespace.
+    let target = paths.writable.map_or("/proc", |(upper, _)| upper);
+    let target = text(target)?;
     elsewhere::mount((c"overlay", c"overlay"), &target, options)?.map_err(attempt)
 }
 
 fn one_string(layers: &Layers, label: Option<&CStr>) -> sys::Sys<CString> {
     let lower: Vec<String> = layers.lower.iter().map(name).collect();
-    let (upper, work) = (name(&layers.upper), name(&layers.work));
-    let mut options = format!(
-        "lowerdir={},upperdir={upper},workdir={work},volatile",
-        lower.join(":")
-    );
+    let mut options = format!("lowerdir={}", lower.join(":"));
+    if let Some((upper, work)) = &layers.writable {
+        let (upper, work) = (name(upper), name(work));
+        options += &format!(",upperdir={upper},workdir={work},volatile");
+    }
     if let Some(label) = label {
         options += &format!(",context=\"{}\"", label.to_string_lossy());
     }
@@ -286,11 +298,11 @@ mod tests {
         let (upper, work) = (path("upper"), path("work"));
         let paths = Paths {
             lower: &lower,
-            upper: &upper,
-            work: &work,
+            writable: Some((&upper, &work)),
         };
-        let layers = id_mapped(&lower, &upper, &work, &mappings, &mut idmaps).expect("maps");
-        let seen = mounts::fstat(layers.upper.as_fd()).expect("stats").st_uid;
+        let layers = id_mapped(&paths, &mappings, &mut idmaps).expect("maps");
+        let (seen, _) = layers.writable.as_ref().expect("is writable");
+        let seen = mounts::fstat(seen.as_fd()).expect("stats").st_uid;
         assert_eq!(seen, 100_000, "the upper directory is mapped");
         let tree = by_mount(&layers, &paths, None);
         if let Ok(tree) = &tree {
@@ -320,10 +332,9 @@ mod tests {
         let (lower, upper, work) = ([path("a"), path("b")], path("upper"), path("work"));
         let paths = Paths {
             lower: &lower,
-            upper: &upper,
-            work: &work,
+            writable: Some((&upper, &work)),
         };
-        let layers = plain(&lower, &upper, &work).expect("opens");
+        let layers = plain(&paths).expect("opens");
         let tree = by_mount(&layers, &paths, None);
         let found = tree
             .as_ref()

@@ -129,7 +129,7 @@ fn root_tree(plan: &LaunchPlan, spaces: &Spaces, idmaps: &mut Idmaps) -> Prepare
         }
         RootFs::Overlay { lower, upper, work } => {
             let label = plan.mount_label.as_deref();
-            overlay(lower, (upper, work), label, idmap, idmaps)
+            overlay(lower, Some((upper, work)), label, idmap, idmaps)
         }
     }
 }
