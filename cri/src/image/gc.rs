@@ -87,8 +87,13 @@ pub(crate) fn collect(disk: &Disk) -> Result<bool, ImageError> {
     }
     drop(lock);
     for path in trash {
-        rooted::remove_path(&path)
-            .map_err(|source| ImageError::storage("removing", &path, source))?;
+        match rooted::remove_path(&path) {
+            // Another collection is at it as well. What both leave, the next one takes.
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => {}
+            outcome => {
+                outcome.map_err(|source| ImageError::storage("removing", &path, source))?;
+            }
+        }
     }
     Ok(true)
 }
