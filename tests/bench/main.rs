@@ -35,21 +35,27 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let mut report = Report::default();
-    for group in &args.only {
-        eprintln!("measuring {group}");
-        match group.as_str() {
-            "oci" => oci::measure(args.runs, &mut report)?,
-            "cri" => cri::measure(args.runs, &mut report)?,
-            "server" => server::measure(args.runs, &mut report)?,
-            other => anyhow::bail!("no group is named {other}; there are oci, cri and server"),
-        }
-    }
+    let outcome = args
+        .only
+        .iter()
+        .try_for_each(|group| measure(group, args.runs, &mut report));
+    // What was measured before a failure counts.
     print!("{}", report.table());
     if let Some(path) = args.json {
         std::fs::write(&path, serde_json::to_string_pretty(&report)?)
             .with_context(|| format!("writing {}", path.display()))?;
     }
-    Ok(())
+    outcome
+}
+
+fn measure(group: &str, runs: usize, report: &mut Report) -> Result<()> {
+    eprintln!("measuring {group}");
+    match group {
+        "oci" => oci::measure(runs, report),
+        "cri" => cri::measure(runs, report),
+        "server" => server::measure(runs, report),
+        other => anyhow::bail!("no group is named {other}; there are oci, cri and server"),
+    }
 }
 
 /// Is a program on the path?

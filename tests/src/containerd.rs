@@ -38,7 +38,7 @@ const NETWORK: &str = r#"{
   "plugins": [
     { "type": "bridge", "bridge": "cd0", "isGateway": true, "ipMasq": true,
       "ipam": { "type": "host-local", "dataDir": "DIR/containerd-ipam",
-                "ranges": [[{ "subnet": "10.44.0.0/24" }]], "routes": [{ "dst": "0.0.0.0/0" }] } },
+                "ranges": [[{ "subnet": "10.44.0.0/16" }]], "routes": [{ "dst": "0.0.0.0/0" }] } },
     { "type": "portmap", "capabilities": { "portMappings": true } }
   ]
 }"#;

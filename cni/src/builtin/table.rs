@@ -8,9 +8,10 @@ use std::net::IpAddr;
 
 use super::internal;
 use crate::cidr::Cidr;
+use crate::nft::pool::Kept;
 use crate::nft::{
     ChainKind, CmpOp, Command, DataType, Element, Expr, Family, Hook, MapData, NatKind, NftError,
-    Register, SetSpec, Socket, Transaction, Verdict, match_prefix,
+    Register, SetSpec, Transaction, Verdict, match_prefix,
 };
 use crate::types::PluginError;
 
@@ -32,13 +33,12 @@ pub(crate) fn octets(addr: IpAddr) -> Vec<u8> {
     }
 }
 
-fn open() -> Result<Socket, PluginError> {
-    Socket::open().map_err(internal)
+fn open() -> Result<Kept, PluginError> {
+    Kept::take().map_err(internal)
 }
 
 /// Add elements. When something that they need is not there, make it: first `chains`, then the
-/// whole table. The common case deletes no rule: the kernel frees those after an RCU grace period,
-/// and closing the socket would wait for it (about 20 ms).
+/// whole table. The common case deletes no rule.
 pub(crate) fn add(
     table: &str,
     chains: &[Command],

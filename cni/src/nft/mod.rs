@@ -9,6 +9,7 @@
 mod encode;
 mod expr;
 mod model;
+pub(crate) mod pool;
 mod show;
 
 use std::io;

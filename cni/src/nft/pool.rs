@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Sockets that are kept for the next transaction.
+//!
+//! What a transaction deletes, the kernel frees after an RCU grace period, and closing a socket
+//! waits for that: 5 to 20 ms after each pod that goes. A socket that stays open waits for nothing.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
+
+use super::Socket;
+
+/// Sockets that are kept at most: as many as plugins that run side by side for long.
+const KEPT: usize = 4;
+
+/// Device and inode of a network namespace. Its sockets keep it alive, so nothing else gets them.
+type Namespace = (u64, u64);
+
+static IDLE: Mutex<Vec<(Namespace, Socket)>> = Mutex::new(Vec::new());
+
+/// A socket in the network namespace of this thread; kept when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    namespace: Namespace,
+    /// Nothing only while it is dropped.
+    socket: Option<Socket>,
+}
+
+impl Kept {
+    /// One that is kept already, or a new one.
+    pub(crate) fn take() -> io::Result<Kept> {
+        let here = std::fs::metadata("/proc/thread-self/ns/net")?;
+        let namespace = (here.dev(), here.ino());
+        let kept = {
+            let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+            let found = idle.iter().position(|(of, _)| *of == namespace);
+            found.map(|at| idle.swap_remove(at).1)
+        };
+        let socket = match kept {
+            Some(socket) => socket,
+            None => Socket::open()?,
+        };
+        Ok(Kept {
+            namespace,
+            socket: Some(socket),
+        })
+    }
+}
+
+impl Deref for Kept {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        self.socket.as_ref().expect("there until it is dropped")
+    }
+}
+
+impl DerefMut for Kept {
+    fn deref_mut(&mut self) -> &mut Socket {
+        self.socket.as_mut().expect("there until it is dropped")
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let Some(socket) = self.socket.take() else {
+            return;
+        };
+        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        // The oldest goes, so that no namespace is kept by the one process that used it once.
+        let oldest = (idle.len() >= KEPT).then(|| idle.remove(0));
+        idle.push((self.namespace, socket));
+        drop(idle);
+        drop(oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_serves_again_in_its_namespace_only() {
+        let take = || Kept::take().expect("a socket");
+        let first = take();
+        let namespace = first.namespace;
+        drop(first);
+        let kept = |of: Namespace| {
+            let idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+            idle.iter().filter(|(n, _)| *n == of).count()
+        };
+        assert_eq!(kept(namespace), 1);
+        let (a, b) = (take(), take());
+        assert_eq!(kept(namespace), 0, "taken, not shared");
+        drop((a, b));
+        assert_eq!(kept(namespace), 2);
+        drop((0..2 * KEPT).map(|_| take()).collect::<Vec<_>>());
+        assert_eq!(kept(namespace), KEPT, "and no more than that");
+    }
+}
