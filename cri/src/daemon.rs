@@ -2,14 +2,13 @@
 //! The daemon: puts the parts together, repairs, serves, and ends in named phases.
 
 use std::fs::File;
-use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,14 +43,12 @@ pub(crate) async fn run(
 ) -> Result<(), Error> {
     let _lock = lock(&config).await?;
     let listen = config.listen.clone();
-    let wanted = config.settings.get().streaming.address;
-    let not_bound = |source| Error::Listen {
-        address: wanted.to_string(),
-        source,
-    };
-    let streams = TcpListener::bind(wanted).await.map_err(not_bound)?;
-    let address = streams.local_addr().map_err(not_bound)?;
-    let runtime = assemble(config, address).await?;
+    let streams = streaming::Listener::bind(&config.settings.get().streaming)
+        .await
+        .map_err(Error::Streaming)?;
+    let address = streams.address;
+    let tokens = Tokens::new(address, streams.is_tls());
+    let runtime = assemble(config, tokens).await?;
     recover::recover(&runtime).await.map_err(Error::Repair)?;
     nri::start(&runtime).await;
     let socket = bind(&listen)?;
@@ -121,14 +118,14 @@ pub(crate) async fn lock(config: &Config) -> Result<Flock<File>, Error> {
 ///
 /// # Errors
 /// When a directory, the image store, the embedded executables or cgroups cannot be had.
-pub(crate) async fn assemble(config: Config, streaming: SocketAddr) -> Result<Arc<Runtime>, Error> {
-    blocking::run("opening the runtime", move || open(config, streaming))
+pub(crate) async fn assemble(config: Config, tokens: Tokens) -> Result<Arc<Runtime>, Error> {
+    blocking::run("opening the runtime", move || open(config, tokens))
         .await
         .and_then(|opened| opened)
         .map_err(Error::Repair)
 }
 
-fn open(config: Config, streaming: SocketAddr) -> crate::fault::Result<Arc<Runtime>> {
+fn open(config: Config, tokens: Tokens) -> crate::fault::Result<Arc<Runtime>> {
     let paths = Paths::new(&config);
     for dir in [
         paths.data().clone(),
@@ -162,8 +159,8 @@ fn open(config: Config, streaming: SocketAddr) -> crate::fault::Result<Arc<Runti
         containers: Table::new("container"),
         names: Default::default(),
         events: Events::new(config.settings.get().limits.event_queue),
-        tokens: Tokens::new(streaming),
         nri: Nri::new(config.settings.clone()),
+        tokens,
         tasks: TaskTracker::new(),
         work: Default::default(),
         stopping: CancellationToken::new(),

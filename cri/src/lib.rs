@@ -32,7 +32,7 @@ mod server;
 pub mod settings;
 mod signal;
 mod spec_edit;
-mod streaming;
+pub mod streaming;
 mod sweep;
 mod table;
 mod trim;
@@ -85,6 +85,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// Streams cannot be served: an address that is taken, or a certificate that is wrong.
+    #[error("{}", .0.chain())]
+    Streaming(Fault),
     /// A part cannot be opened, or the state on disk cannot be repaired.
     #[error("{}", .0.chain())]
     Repair(Fault),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::fault::{Result, chain};
 use crate::lifecycle::remove_dir;
 use crate::runtime::{Runtime, cgroup_path};
+use crate::streaming::Tokens;
 use crate::{Config, Error, blocking, daemon, recover};
 
 /// What a purge found and removed.
@@ -35,7 +36,7 @@ impl Report {
 /// When a daemon holds the directories, or they cannot be read. What could not be removed is in the report.
 pub async fn purge(config: Config) -> std::result::Result<Report, Error> {
     let lock = daemon::lock(&config).await?;
-    let runtime = daemon::assemble(config, ([127, 0, 0, 1], 0).into()).await?;
+    let runtime = daemon::assemble(config, Tokens::unused()).await?;
     let mut report = Report::default();
     // The repair of a start first: it takes leftovers apart and finds what lives.
     report.note(recover::recover(&runtime).await);

@@ -55,10 +55,13 @@ pub struct Streaming {
     /// A stream that carries nothing for this long is closed; 0 never.
     #[serde(with = "friendly")]
     pub idle_timeout: Duration,
-    /// For how long a URL may be used, once.
+    /// How long a SPDY client may take to open the channels of its stream.
     #[serde(with = "friendly")]
     pub creation_timeout: Duration,
-    /// PEM files of a certificate and its key: streams are then served over TLS. Fixed at start.
+    /// Whether streams are served over TLS. Without files the certificate is made at each start, for
+    /// localhost and the address. Fixed at start.
+    pub enable_tls: bool,
+    /// PEM files of a certificate chain and its key, for `enable_tls`. Fixed at start.
     pub tls_cert_file: Option<PathBuf>,
     /// See `tls_cert_file`.
     pub tls_key_file: Option<PathBuf>,
@@ -69,7 +72,8 @@ impl Default for Streaming {
         Self {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             idle_timeout: Duration::from_secs(4 * 60 * 60),
-            creation_timeout: Duration::from_secs(60),
+            creation_timeout: Duration::from_secs(30),
+            enable_tls: false,
             tls_cert_file: None,
             tls_key_file: None,
         }
@@ -249,6 +253,12 @@ impl Settings {
                 "it and tls-key-file need each other",
             );
         }
+        if streaming.tls_cert_file.is_some() && !streaming.enable_tls {
+            return wrong(
+                "streaming.tls-cert-file",
+                "it is set, but enable-tls is not",
+            );
+        }
         if streaming.creation_timeout.is_zero() {
             return wrong("streaming.creation-timeout", "it must be longer than zero");
         }
@@ -358,6 +368,7 @@ impl Live {
         fixed!(
             "cgroup-driver" => cgroup_driver,
             "streaming.address" => streaming.address,
+            "streaming.enable-tls" => streaming.enable_tls,
             "streaming.tls-cert-file" => streaming.tls_cert_file,
             "streaming.tls-key-file" => streaming.tls_key_file,
             "nri.enable" => nri.enable,

@@ -8,5 +8,7 @@ pub mod input;
 pub mod nri;
 pub mod protocol;
 pub mod seccomp;
+pub mod spdy;
 pub mod spec;
 pub mod splitter;
+pub mod websocket;

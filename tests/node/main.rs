@@ -10,5 +10,6 @@ mod harness;
 mod pods;
 mod run;
 mod static_pods;
+mod streams;
 mod tidy;
 mod userns;

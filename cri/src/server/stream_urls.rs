@@ -42,13 +42,12 @@ pub(crate) fn attach(
     let record = container.record.get();
     record.state.check_running(&record.id)?;
     check_streams(request.stdin, request.stdout, request.stderr, request.tty)?;
-    let config = &record.config.0;
     let url = runtime.tokens.keep(Stream::Attach {
         container: record.id.clone(),
-        tty: config.tty,
-        stdin: request.stdin && config.stdin,
+        tty: request.tty,
+        stdin: request.stdin,
         stdout: request.stdout,
-        stderr: request.stderr && !config.tty,
+        stderr: request.stderr,
     })?;
     Ok(v1::AttachResponse { url })
 }

@@ -1,153 +1,156 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The channel protocol of Kubernetes over WebSocket: the first byte of each message names its
-//! channel, the rest is data (KEP-4006 describes v5, which adds the closing of a channel).
+//! The channel protocols of Kubernetes over WebSocket: the first byte of each message names its
+//! channel, the rest is data (KEP-4006 describes v5, which adds the closing of a channel). With base64
+//! the first character is the channel's number counted from '0', and the rest is encoded.
 
-use std::time::Duration;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, close_code};
-use bytes::Bytes;
-use futures::stream::SplitSink;
-use futures::{SinkExt as _, StreamExt as _};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::sync::mpsc;
+use super::link::{Said, Say};
 
-pub(super) const STDIN: u8 = 0;
-pub(super) const STDOUT: u8 = 1;
-pub(super) const STDERR: u8 = 2;
-pub(super) const ERROR: u8 = 3;
-pub(super) const RESIZE: u8 = 4;
+/// The channels of exec and attach over WebSocket.
+pub(super) const STDIN: u32 = 0;
+/// See [`STDIN`].
+pub(super) const STDOUT: u32 = 1;
+/// See [`STDIN`].
+pub(super) const STDERR: u32 = 2;
+/// See [`STDIN`].
+pub(super) const ERROR: u32 = 3;
+/// See [`STDIN`].
+pub(super) const RESIZE: u32 = 4;
 /// v5: the second byte names a channel that the client closes.
-pub(super) const CLOSE: u8 = 255;
+const CLOSE: u8 = 255;
 
-/// Messages that may wait for the network; then readers wait.
-const QUEUE: usize = 8;
-/// One read of a process's output.
-const CHUNK: usize = 32 << 10;
-/// A vanished client is noticed when a ping cannot be delivered.
-const PING_EVERY: Duration = Duration::from_secs(30);
+/// How a protocol writes channels into messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Codec {
+    /// `channel.k8s.io`, and v4.
+    Binary,
+    /// v5: as binary, and channels can be closed.
+    Closing,
+    /// `base64.channel.k8s.io`, and v4.
+    Base64,
+}
 
-/// What a client says.
+/// What a message says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Input {
-    Data(u8, Bytes),
-    /// The client is gone, or said goodbye.
+pub enum Parsed {
+    /// Nothing to do: a ping, or the empty message with which some clients open a channel.
+    Nothing,
+    /// Something for the session.
+    Said(Said),
+    /// Goodbye.
     End,
+    /// Not of the protocol: what to close with.
+    Wrong(CloseCode, &'static str),
 }
 
-/// Understands one message. `None`: nothing to do.
-pub(super) fn parse(message: Option<Result<Message, axum::Error>>) -> Option<Input> {
-    let data = match message {
-        Some(Ok(Message::Binary(data))) => data,
-        Some(Ok(Message::Text(text))) => Bytes::copy_from_slice(text.as_bytes()),
-        Some(Ok(Message::Ping(_) | Message::Pong(_))) => return None,
-        Some(Ok(Message::Close(_)) | Err(_)) | None => return Some(Input::End),
-    };
-    let channel = *data.first()?;
-    let data = data.slice(1..);
-    // Clients open each channel with an empty message.
-    (!data.is_empty()).then_some(Input::Data(channel, data))
-}
-
-/// A message on a channel.
-pub(super) fn frame(channel: u8, data: &[u8]) -> Message {
-    let mut bytes = Vec::with_capacity(data.len() + 1);
-    bytes.push(channel);
-    bytes.extend_from_slice(data);
-    Message::Binary(bytes.into())
-}
-
-/// The sending side of a connection. Cheap to clone; ends when all clones are dropped.
-pub(super) type Outbox = mpsc::Sender<Message>;
-
-/// Splits a connection: messages to send, the task that sends them, and what comes in.
-pub(super) fn split(
-    socket: WebSocket,
-) -> (
-    Outbox,
-    impl Future<Output = ()> + Send,
-    futures::stream::SplitStream<WebSocket>,
-) {
-    let (sink, stream) = socket.split();
-    let (outbox, queue) = mpsc::channel(QUEUE);
-    (outbox, send_all(sink, queue), stream)
-}
-
-async fn send_all(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receiver<Message>) {
-    let mut ping = tokio::time::interval(PING_EVERY);
-    ping.reset();
-    loop {
-        let message = tokio::select! {
-            message = queue.recv() => message,
-            _ = ping.tick() => Some(Message::Ping(Bytes::new())),
+impl Codec {
+    /// Understands a message.
+    #[must_use]
+    pub fn parse(self, message: Message) -> Parsed {
+        let data = match message {
+            Message::Binary(data) => data,
+            Message::Text(text) => Bytes::from(text),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => return Parsed::Nothing,
+            Message::Close(_) => return Parsed::End,
         };
-        let Some(message) = message else { break };
-        if sink.send(message).await.is_err() {
-            return;
+        let Some(first) = data.first().copied() else {
+            return Parsed::Nothing;
+        };
+        let rest = data.slice(1..);
+        match self {
+            Self::Closing if first == CLOSE => match rest.as_ref() {
+                [channel] => Parsed::Said(Said::Closed(u32::from(*channel))),
+                _ => Parsed::Wrong(CloseCode::Protocol, "one channel is closed at a time"),
+            },
+            Self::Binary | Self::Closing => said(u32::from(first), rest),
+            Self::Base64 => match STANDARD.decode(&rest) {
+                Ok(decoded) => said(u32::from(first.wrapping_sub(b'0')), decoded.into()),
+                Err(_) => Parsed::Wrong(CloseCode::Invalid, "data that are not base64"),
+            },
         }
     }
-    // Closing tells the client that everything was said; it may be gone already. kubectl takes a
-    // close without a status code for a broken connection.
-    let said = CloseFrame {
-        code: close_code::NORMAL,
-        reason: Utf8Bytes::default(),
-    };
-    let _ = sink.send(Message::Close(Some(said))).await;
-    let _ = sink.close().await;
-}
 
-/// Sends everything that `stream` yields on a channel, until its end or the client's.
-pub(super) async fn pump(mut stream: impl AsyncRead + Unpin, channel: u8, outbox: Outbox) {
-    let mut buffer = vec![0; CHUNK];
-    while let Ok(count) = stream.read(&mut buffer).await {
-        if count == 0 || outbox.send(frame(channel, &buffer[..count])).await.is_err() {
-            return;
+    /// The message that says it; there is none for what only other transports can say.
+    #[must_use]
+    pub fn message(self, say: Say) -> Option<Message> {
+        let Say::Data(channel, data) = say else {
+            return None;
+        };
+        match self {
+            Self::Binary | Self::Closing => {
+                let mut bytes = BytesMut::with_capacity(data.len() + 1);
+                bytes.put_u8(u8::try_from(channel).ok()?);
+                bytes.extend_from_slice(&data);
+                Some(Message::Binary(bytes.freeze()))
+            }
+            Self::Base64 => {
+                let mut text = String::with_capacity(data.len().div_ceil(3) * 4 + 2);
+                text.push(char::from_u32(channel + u32::from(b'0'))?);
+                STANDARD.encode_string(&data, &mut text);
+                Some(Message::Text(Utf8Bytes::from(text)))
+            }
         }
     }
 }
 
-/// A terminal size as kubectl sends it: `{"Width":80,"Height":24}`.
-pub(super) fn terminal_size(data: &[u8]) -> Option<(u16, u16)> {
-    #[derive(serde::Deserialize)]
-    struct Size {
-        #[serde(alias = "width", rename = "Width")]
-        width: u16,
-        #[serde(alias = "height", rename = "Height")]
-        height: u16,
+fn said(channel: u32, data: Bytes) -> Parsed {
+    if data.is_empty() {
+        return Parsed::Nothing;
     }
-    let size: Size = serde_json::from_slice(data).ok()?;
-    (size.width > 0 && size.height > 0).then_some((size.width, size.height))
+    Parsed::Said(Said::Data(channel, data))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(bytes: &[u8]) -> Option<Input> {
-        parse(Some(Ok(Message::Binary(Bytes::copy_from_slice(bytes)))))
+    fn binary(codec: Codec, bytes: &[u8]) -> Parsed {
+        codec.parse(Message::Binary(Bytes::copy_from_slice(bytes)))
+    }
+
+    fn data(channel: u32, text: &'static str) -> Parsed {
+        Parsed::Said(Said::Data(channel, Bytes::from_static(text.as_bytes())))
     }
 
     #[test]
     fn the_first_byte_is_the_channel() {
-        assert_eq!(
-            check(b"\x00hi"),
-            Some(Input::Data(STDIN, Bytes::from_static(b"hi")))
-        );
-        assert_eq!(check(b"\x00"), None);
-        assert_eq!(check(b""), None);
-        assert_eq!(parse(None), Some(Input::End));
-        assert_eq!(
-            frame(STDOUT, b"x"),
-            Message::Binary(Bytes::from_static(b"\x01x"))
+        assert_eq!(binary(Codec::Binary, b"\x00hi"), data(STDIN, "hi"));
+        assert_eq!(binary(Codec::Binary, b"\x00"), Parsed::Nothing);
+        assert_eq!(binary(Codec::Binary, b""), Parsed::Nothing);
+        assert_eq!(Codec::Binary.parse(Message::Close(None)), Parsed::End);
+        let out = Say::Data(STDOUT, Bytes::from_static(b"x"));
+        let message = Message::Binary(Bytes::from_static(b"\x01x"));
+        assert_eq!(Codec::Closing.message(out), Some(message));
+        assert_eq!(Codec::Closing.message(Say::Close(1)), None);
+    }
+
+    #[test]
+    fn a_channel_is_closed_in_version_5_only() {
+        let close = b"\xff\x00";
+        assert_eq!(binary(Codec::Closing, close), Parsed::Said(Said::Closed(0)));
+        assert_eq!(binary(Codec::Binary, close), data(255, "\0"));
+        let two = binary(Codec::Closing, b"\xff\x00\x01");
+        assert!(
+            matches!(two, Parsed::Wrong(CloseCode::Protocol, _)),
+            "{two:?}"
         );
     }
 
     #[test]
-    fn sizes_are_json() {
+    fn base64_counts_channels_in_digits() {
+        let text = |text: &'static str| Codec::Base64.parse(Message::Text(text.into()));
+        assert_eq!(text("0Zm9v"), data(STDIN, "foo"));
+        assert_eq!(text("4"), Parsed::Nothing);
+        assert!(matches!(text("0?"), Parsed::Wrong(CloseCode::Invalid, _)));
+        let out = Say::Data(STDERR, Bytes::from_static(b"foo"));
         assert_eq!(
-            terminal_size(br#"{"Width":80,"Height":24}"#),
-            Some((80, 24))
+            Codec::Base64.message(out),
+            Some(Message::Text("2Zm9v".into()))
         );
-        assert_eq!(terminal_size(br#"{"Width":0,"Height":24}"#), None);
-        assert_eq!(terminal_size(b"junk"), None);
     }
 }

@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::WebSocket;
 use bytes::Bytes;
-use futures::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 
-use super::channels::{self, CLOSE, ERROR, Input, Outbox, RESIZE, STDERR, STDIN, STDOUT};
-use super::terminal::Terminal;
+use super::link::{Link, Outbox, Said, Say};
+use super::negotiate::LastWord;
+use super::pump::{Ending, pump};
+use super::roles::{Role, Roles};
+use super::terminal::{Sizes, Terminal};
 use super::{Stream, outcome, refusal};
 use crate::exec::{self, Execution};
 use crate::fault::{Fault, Result};
@@ -26,6 +27,14 @@ use crate::shim_client::{ExecStdio, ExitRecord, Shim};
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pieces of input that may wait for the process.
 const STDIN_QUEUE: usize = 4;
+
+/// A client that is ready: its channels, and what it said while it opened them.
+pub(super) struct Client {
+    pub(super) link: Link,
+    pub(super) roles: Roles,
+    pub(super) early: Vec<Said>,
+    pub(super) last_word: LastWord,
+}
 
 /// The process's side of a session.
 struct Session {
@@ -70,75 +79,66 @@ impl Target {
 }
 
 /// Serves one session to its end. A process that exec started is killed when its client goes.
-pub(super) async fn serve(
-    runtime: &Arc<Runtime>,
-    socket: WebSocket,
-    stream: Stream,
-    protocol: &str,
-) {
+pub(super) async fn serve(runtime: &Arc<Runtime>, client: Client, stream: Stream) {
     let attaching = matches!(stream, Stream::Attach { .. });
-    let (outbox, sender, mut inbox) = channels::split(socket);
-    let mut sender = std::pin::pin!(sender);
+    let Client {
+        link: Link { outbox, inbox },
+        roles,
+        early,
+        last_word,
+    } = client;
     let mut session = match open(runtime, stream).await {
         Ok(session) => session,
         Err(fault) => {
-            let status = outcome::failed(&refusal(&fault)).to_string();
-            let _ = outbox.try_send(channels::frame(ERROR, status.as_bytes()));
-            drop(outbox);
-            sender.await;
-            return;
+            let status = outcome::failed(&refusal(&fault));
+            return say_last(&outbox, &roles, last_word, &status).await;
         }
     };
-    // An empty message tells the client that the session is open.
-    let first = if session.stdout.is_some() {
-        STDOUT
-    } else {
-        ERROR
-    };
-    let _ = outbox.try_send(channels::frame(first, &[]));
     let (stdin, input_queue) = mpsc::channel::<Bytes>(STDIN_QUEUE);
     let feeding = feed(session.stdin.take(), input_queue);
-    let pumps = pump_both(session.stdout.take(), session.stderr.take(), outbox.clone());
-    let receiving = async {
-        let mut stdin = Some(stdin);
-        loop {
-            match channels::parse(inbox.next().await) {
-                None => {}
-                Some(Input::End) => return,
-                Some(Input::Data(channel, data)) => {
-                    receive(&session.target, &mut stdin, protocol, channel, data).await;
-                }
-            }
+    let ending = Ending::new(DRAIN);
+    let pumps = async {
+        tokio::join!(
+            pump_role(session.stdout.take(), roles.stdout, &outbox, &ending),
+            pump_role(session.stderr.take(), roles.stderr, &outbox, &ending),
+        )
+    };
+    let hearing = Hearing {
+        roles,
+        stdin: Some(stdin),
+        sizes: Sizes::default(),
+    };
+    let receiving = hearing.all(&session.target, early, inbox, &outbox);
+    let ended = tokio::select! {
+        ended = run(&session.target, &ending, pumps, feeding) => Some(ended),
+        () = receiving => None,
+        () = outbox.closed() => None,
+    };
+    let status = ended.map(|ended| match ended {
+        Ok(_) if attaching => outcome::exited(0),
+        Ok(record) => outcome::exited(record.code),
+        Err(fault) => outcome::failed(&refusal(&fault)),
+    });
+    let saying = async {
+        if let Some(status) = status {
+            say_last(&outbox, &roles, last_word, &status).await;
+        }
+        // The client waits for the end of the connection, not for the shim.
+        drop(outbox);
+    };
+    let finishing = async {
+        if let Target::Exec(execution, _) = session.target {
+            execution.finish().await;
         }
     };
-    let ended = tokio::select! {
-        ended = run(&session.target, pumps, feeding) => Some(ended),
-        () = receiving => None,
-        () = &mut sender => None,
-    };
-    if let Some(ended) = ended {
-        let status = match ended {
-            Ok(_) if attaching => outcome::exited(0),
-            Ok(record) => outcome::exited(record.code),
-            Err(fault) => outcome::failed(&refusal(&fault)),
-        };
-        let message = channels::frame(ERROR, status.to_string().as_bytes());
-        let last_word = async {
-            let _ = outbox.send(message).await;
-            drop(outbox);
-        };
-        let goodbye = async { tokio::join!(last_word, &mut sender) };
-        let _ = tokio::time::timeout(DRAIN, goodbye).await;
-    }
-    if let Target::Exec(execution, _) = session.target {
-        execution.finish().await;
-    }
+    tokio::join!(saying, finishing);
 }
 
 /// Until the process has ended and its output was sent. Input is fed meanwhile.
 async fn run(
     target: &Target,
-    pumps: impl Future<Output = ()>,
+    ending: &Ending,
+    pumps: impl Future,
     feeding: impl Future<Output = ()>,
 ) -> Result<ExitRecord> {
     let mut pumps = std::pin::pin!(pumps);
@@ -148,40 +148,70 @@ async fn run(
     loop {
         tokio::select! {
             ended = &mut wait => {
+                ending.begin();
                 if !pumped {
-                    let _ = tokio::time::timeout(DRAIN, pumps).await;
+                    pumps.await;
                 }
                 return ended;
             }
-            () = &mut pumps, if !pumped => pumped = true,
+            _ = &mut pumps, if !pumped => pumped = true,
             () = &mut feeding, if !fed => fed = true,
         }
     }
 }
 
-async fn receive(
-    target: &Target,
-    stdin: &mut Option<mpsc::Sender<Bytes>>,
-    protocol: &str,
-    channel: u8,
-    data: Bytes,
-) {
-    match channel {
-        STDIN => {
-            if let Some(queue) = stdin {
-                // A process that closed its input reads no more; the session goes on.
-                if queue.send(data).await.is_err() {
-                    *stdin = None;
+/// What the client says, on its way to the process.
+struct Hearing {
+    roles: Roles,
+    stdin: Option<mpsc::Sender<Bytes>>,
+    sizes: Sizes,
+}
+
+impl Hearing {
+    /// Hears the client until it is gone.
+    async fn all(
+        mut self,
+        target: &Target,
+        early: Vec<Said>,
+        mut inbox: mpsc::Receiver<Said>,
+        outbox: &Outbox,
+    ) {
+        for said in early {
+            self.one(target, said, outbox).await;
+        }
+        while let Some(said) = inbox.recv().await {
+            self.one(target, said, outbox).await;
+        }
+    }
+
+    async fn one(&mut self, target: &Target, said: Said, outbox: &Outbox) {
+        match said {
+            Said::Data(channel, data) => match self.roles.of(channel) {
+                Some(Role::Stdin) => {
+                    // A process that closed its input reads no more; the session goes on.
+                    if let Some(queue) = &self.stdin
+                        && queue.send(data).await.is_err()
+                    {
+                        self.stdin = None;
+                    }
+                }
+                Some(Role::Resize) => {
+                    if let Some((columns, rows)) = self.sizes.push(&data) {
+                        target.resize(columns, rows).await;
+                    }
+                }
+                _ => {}
+            },
+            Said::Closed(channel) | Said::Reset(channel) => {
+                if self.roles.of(channel) == Some(Role::Stdin) {
+                    self.stdin = None;
                 }
             }
-        }
-        RESIZE => {
-            if let Some((columns, rows)) = channels::terminal_size(&data) {
-                target.resize(columns, rows).await;
+            Said::Opened(channel, headers) => {
+                // An error: the client is gone, which the session is about to see.
+                let _ = outbox.send(self.roles.place(channel, &headers)).await;
             }
         }
-        CLOSE if protocol == "v5.channel.k8s.io" && data.first() == Some(&STDIN) => *stdin = None,
-        _ => {}
     }
 }
 
@@ -195,20 +225,27 @@ async fn feed(stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>, mut queue: mpsc
     }
 }
 
-async fn pump_both(
-    stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    outbox: Outbox,
+async fn pump_role(
+    stream: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    channel: Option<u32>,
+    outbox: &Outbox,
+    ending: &Ending,
 ) {
-    let one = |stream: Option<Box<dyn AsyncRead + Send + Unpin>>, channel| {
-        let outbox = outbox.clone();
-        async move {
-            if let Some(stream) = stream {
-                channels::pump(stream, channel, outbox).await;
-            }
-        }
+    if let (Some(stream), Some(channel)) = (stream, channel) {
+        pump(stream, channel, outbox, ending).await;
+        let _ = outbox.send(Say::Close(channel)).await;
+    }
+}
+
+/// The last word, on the error channel.
+async fn say_last(outbox: &Outbox, roles: &Roles, last_word: LastWord, status: &serde_json::Value) {
+    let Some(channel) = roles.error else { return };
+    let text = match last_word {
+        LastWord::Status => status.to_string(),
+        LastWord::Text => outcome::text(status),
     };
-    tokio::join!(one(stdout, STDOUT), one(stderr, STDERR));
+    let _ = outbox.send(Say::Data(channel, text.into())).await;
+    let _ = outbox.send(Say::Close(channel)).await;
 }
 
 async fn open(runtime: &Arc<Runtime>, stream: Stream) -> Result<Session> {
@@ -234,7 +271,7 @@ async fn open(runtime: &Arc<Runtime>, stream: Stream) -> Result<Session> {
             stdin,
             stdout,
             stderr,
-            ..
+            tty: _,
         } => open_attach(runtime, &container, [stdin, stdout, stderr]).await,
         Stream::PortForward { .. } => Err(Fault::invalid("not a process's stream")),
     }
@@ -307,7 +344,10 @@ async fn open_attach(
     [stdin, stdout, stderr]: [bool; 3],
 ) -> Result<Session> {
     let container = runtime.container(container)?;
-    let id = container.record.get().id.clone();
+    let record = container.record.get();
+    let (id, config) = (record.id.clone(), &record.config.0);
+    // A container without the one, or with a terminal, has no such stream to join.
+    let (stdin, stderr) = (stdin && config.stdin, stderr && !config.tty);
     let shim = runtime.shim_of(&container)?;
     let (input, input_end) = split_pair(stdin, input_pair)?;
     let (output, output_end) = split_pair(stdout, pipe_pair)?;

@@ -29,6 +29,12 @@ pub(super) fn failed(message: &str) -> Value {
     })
 }
 
+/// How protocols before v4 say it: the message of a failure, and nothing after success.
+pub(super) fn text(status: &Value) -> String {
+    let message = status["message"].as_str().unwrap_or_default();
+    message.to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -39,5 +45,9 @@ mod tests {
         assert_eq!(exited(3)["details"]["causes"][0]["message"], "3");
         assert_eq!(exited(3)["details"]["causes"][0]["reason"], "ExitCode");
         assert_eq!(failed("no")["code"], 500);
+        assert_eq!(
+            (text(&exited(0)), text(&failed("no"))),
+            (String::new(), "no".to_owned())
+        );
     }
 }

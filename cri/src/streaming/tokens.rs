@@ -2,7 +2,7 @@
 //! One-time tokens: what was asked for over CRI, until it is taken up over HTTP.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ pub(crate) enum Stream {
     },
     Attach {
         container: String,
+        /// As asked for, like the streams: it decides which channels the client opens.
         tty: bool,
         stdin: bool,
         stdout: bool,
@@ -51,17 +52,30 @@ impl Stream {
 /// Requests that wait for their client.
 #[derive(Debug)]
 pub(crate) struct Tokens {
-    address: SocketAddr,
+    /// `http://address`, or `https`.
+    base: String,
     waiting: Mutex<HashMap<String, (Stream, Instant)>>,
 }
 
 impl Tokens {
-    /// URLs will point to `address`.
-    pub(crate) fn new(address: SocketAddr) -> Self {
+    /// URLs will point to `address`; to loopback, if it stands for every address.
+    pub(crate) fn new(mut address: SocketAddr, tls: bool) -> Self {
+        if address.ip().is_unspecified() {
+            address.set_ip(match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        let scheme = if tls { "https" } else { "http" };
         Self {
-            address,
+            base: format!("{scheme}://{address}"),
             waiting: Mutex::new(HashMap::new()),
         }
+    }
+
+    /// For a runtime that serves no streams.
+    pub(crate) fn unused() -> Self {
+        Self::new((Ipv4Addr::LOCALHOST, 0).into(), false)
     }
 
     /// Keeps a request and returns the URL to take it up.
@@ -83,7 +97,7 @@ impl Tokens {
         }
         let bytes: [u8; 16] = rand::random();
         let token: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        let url = format!("http://{}/{}/{token}", self.address, stream.kind());
+        let url = format!("{}/{}/{token}", self.base, stream.kind());
         waiting.insert(token, (stream, now));
         Ok(url)
     }
@@ -106,7 +120,7 @@ mod tests {
     use super::*;
 
     fn tokens() -> Tokens {
-        Tokens::new(([127, 0, 0, 1], 1234).into())
+        Tokens::new(([127, 0, 0, 1], 1234).into(), false)
     }
 
     fn stream() -> Stream {
@@ -131,6 +145,13 @@ mod tests {
             tokens.take_at("portforward", token, Instant::now() + LIFETIME),
             None
         );
+    }
+
+    #[test]
+    fn urls_lead_somewhere() {
+        let tokens = Tokens::new(([0_u16; 8], 99).into(), true);
+        let url = tokens.keep(stream()).unwrap();
+        assert!(url.starts_with("https://[::1]:99/portforward/"), "{url}");
     }
 
     #[test]

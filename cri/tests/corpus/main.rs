@@ -14,10 +14,14 @@ mod nri;
 mod protocol;
 #[path = "../../../fuzz/src/seccomp.rs"]
 mod seccomp;
+#[path = "../../../fuzz/src/spdy.rs"]
+mod spdy;
 #[path = "../../../fuzz/src/spec.rs"]
 mod spec;
 #[path = "../../../fuzz/src/splitter.rs"]
 mod splitter;
+#[path = "../../../fuzz/src/websocket.rs"]
+mod websocket;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -62,4 +66,14 @@ fn a_log_holds_what_was_written() {
 #[test]
 fn nothing_that_a_plugin_sends_does_harm() {
     replay("nri", nri::check);
+}
+
+#[test]
+fn spdy_is_spoken_to_any_client() {
+    replay("spdy", spdy::check);
+}
+
+#[test]
+fn websocket_is_spoken_to_any_client() {
+    replay("websocket", websocket::check);
 }

@@ -404,6 +404,22 @@ impl Handle {
         self.node.lock().await.stop().await;
     }
 
+    /// Stops the daemon and starts one with these settings.
+    pub(crate) async fn restart_with(&self, settings: cri::Settings) {
+        let mut node = self.node.lock().await;
+        node.stop().await;
+        node.config.settings = cri::Live::new(settings);
+        node.start().await;
+    }
+
+    /// The process of a daemon that runs apart.
+    pub(crate) async fn daemon_pid(&self) -> u32 {
+        match &self.node.lock().await.daemon {
+            Some(Daemon::Apart(child)) => child.id(),
+            _ => panic!("no daemon runs apart"),
+        }
+    }
+
     pub(crate) fn root(&self) -> PathBuf {
         self.root.clone()
     }

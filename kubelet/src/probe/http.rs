@@ -221,7 +221,7 @@ fn request(uri: &Uri, extra: &[HTTPHeader]) -> Result<Request<Empty<Bytes>>, Str
     Ok(request)
 }
 
-fn trusting_tls() -> Result<rustls::ClientConfig, String> {
+pub(crate) fn trusting_tls() -> Result<rustls::ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

@@ -8,6 +8,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional_with_sizes;
 use tokio_util::sync::CancellationToken;
 
 use super::{dial::Dialer, map::Place};
@@ -20,6 +21,8 @@ use crate::apiserver::{
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// Longest error text that is passed on.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a stream that are under way, in each direction.
+const BUFFER: usize = 32 << 10;
 /// Headers of an upgrade that both sides must see.
 const PASSED: &[&str] = &[
     "connection",
@@ -114,12 +117,7 @@ pub(super) async fn upgrade(
         .get(header::UPGRADE)
         .and_then(|v| v.to_str().ok());
     let wanted = wanted.unwrap_or("").to_ascii_lowercase();
-    if wanted.starts_with("spdy/") {
-        return Err(ApiError::bad_request(
-            "SPDY is not supported by this server: use a client that speaks WebSocket (kubectl 1.31 or newer)",
-        ));
-    }
-    if wanted != "websocket" {
+    if wanted != "websocket" && wanted != "spdy/3.1" {
         return Err(ApiError::bad_request("Upgrade request required"));
     }
     let mut outgoing = Request::builder()
@@ -161,7 +159,7 @@ async fn copy(client: OnUpgrade, kubelet: OnUpgrade, stop: CancellationToken) {
     };
     let (mut client, mut kubelet) = (TokioIo::new(client), TokioIo::new(kubelet));
     tokio::select! {
-        copied = tokio::io::copy_bidirectional(&mut client, &mut kubelet) => {
+        copied = copy_bidirectional_with_sizes(&mut client, &mut kubelet, BUFFER, BUFFER) => {
             if let Err(error) = copied {
                 tracing::debug!(%error, "copying a stream");
             }
