@@ -8,6 +8,7 @@
 mod attack;
 mod calls;
 mod crash;
+mod every_call;
 mod exec;
 mod fields;
 mod lifecycle;
@@ -15,6 +16,7 @@ mod memory;
 mod node;
 mod nri;
 mod refusals;
+mod registry;
 mod restart;
 mod security;
 mod spdy;

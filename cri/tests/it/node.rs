@@ -466,7 +466,14 @@ impl Handle {
     }
 
     pub(crate) async fn images(&self) -> ImageServiceClient<Channel> {
-        ImageServiceClient::new(self.channel().await.unwrap())
+        self.try_images().await.unwrap()
+    }
+
+    /// A client of the image service, if the daemon serves.
+    pub(crate) async fn try_images(
+        &self,
+    ) -> Result<ImageServiceClient<Channel>, tonic::transport::Error> {
+        Ok(ImageServiceClient::new(self.channel().await?))
     }
 
     /// A pod's configuration, with logs in the node's directory.
