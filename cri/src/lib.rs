@@ -11,7 +11,6 @@ mod blocking;
 pub mod config;
 mod container;
 mod daemon;
-mod disk_usage;
 mod durable;
 mod events;
 mod exec;

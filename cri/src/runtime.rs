@@ -7,7 +7,6 @@
 
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,7 +16,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::cgroup::{CgroupPath, Manager};
 use crate::container::ContainerRecord;
-use crate::disk_usage::DiskUsage;
 use crate::durable::Durable;
 use crate::events::{Announced, Events};
 use crate::fault::{Fault, Kind, Result};
@@ -29,6 +27,7 @@ use crate::sandbox::SandboxRecord;
 use crate::shim_client::{Programs, Shim};
 use crate::streaming::Tokens;
 use crate::table::Table;
+use crate::trim::Pulse;
 use crate::{Config, blocking, v1};
 
 /// A sandbox that exists.
@@ -143,7 +142,6 @@ pub(crate) struct Runtime {
     pub(crate) config: Config,
     pub(crate) paths: Paths,
     pub(crate) images: ImageStore,
-    pub(crate) disk_usage: DiskUsage,
     pub(crate) network: cni::Network,
     pub(crate) cgroups: Arc<dyn Manager>,
     pub(crate) programs: Programs,
@@ -156,8 +154,8 @@ pub(crate) struct Runtime {
     pub(crate) tokens: Tokens,
     pub(crate) nri: Nri,
     pub(crate) tasks: TaskTracker,
-    /// How much work was begun and ended: it stands still while the daemon rests.
-    pub(crate) work: AtomicU64,
+    /// Stands still while the daemon rests.
+    pub(crate) pulse: Pulse,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -174,9 +172,9 @@ impl Runtime {
         if self.stopping.is_cancelled() {
             return Err(Fault::new(Kind::Unavailable, "the runtime is stopping"));
         }
-        self.work.fetch_add(1, Ordering::Relaxed);
+        self.pulse.beat();
         let done = self.tasks.spawn(work).await;
-        self.work.fetch_add(1, Ordering::Relaxed);
+        self.pulse.beat();
         done.map_err(|e| Fault::internal("a request's work ended early", e))?
     }
 

@@ -11,6 +11,7 @@ mod node_config;
 mod pod_logs;
 mod pod_network;
 mod supervise;
+mod sys;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -536,6 +536,16 @@ mod tests {
     }
 
     #[test]
+    fn the_file_in_the_documentation_is_one() {
+        let page = include_str!("../../docs/cri.md");
+        let file = page.split("```yaml\n").nth(1).expect("an example");
+        let file = file.split("```").next().expect("its end");
+        let section = flags(file).cri.expect("the section");
+        assert_eq!(section.check(), Ok(()));
+        assert!(section.runtimes.contains_key("crun"));
+    }
+
+    #[test]
     fn an_unknown_field_in_the_file_is_named() {
         let error = serde_saphyr::from_str::<NodeFlags>("bridgee: br1\n").unwrap_err();
         assert!(error.to_string().contains("bridgee"), "{error}");

@@ -117,6 +117,30 @@ impl Runtime {
         }
     }
 
+    /// Asks plugins whether a pod's resources may change so.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub(crate) async fn nri_update_pod(
+        &self,
+        record: &SandboxRecord,
+        overhead: Option<&v1::LinuxContainerResources>,
+        resources: Option<&v1::LinuxContainerResources>,
+    ) -> Result<()> {
+        if self.nri.is_idle() {
+            return Ok(());
+        }
+        let of = |said: Option<&_>| said.map(view::from_cri).unwrap_or_default();
+        let pod = view::pod(record);
+        self.nri.update_pod(pod, of(overhead), of(resources)).await
+    }
+
+    /// Tells them that they have.
+    pub(crate) async fn nri_pod_updated(&self, record: &SandboxRecord) {
+        let event = Event::PostUpdatePodSandbox;
+        log(event.as_str_name(), self.nri_pod(event, record).await);
+    }
+
     /// Tells plugins, once, that a pod's containers have stopped and the rest of it will.
     pub(crate) async fn nri_pod_stopped(&self, sandbox: &Sandbox) {
         let mut told = sandbox.told.lock().await;

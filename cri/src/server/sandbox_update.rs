@@ -34,6 +34,9 @@ pub(crate) async fn update(
             }
             let linux = merged(record.config.0.linux.clone().unwrap_or_default(), &request);
             let limits = resources::pod_limits(&linux)?;
+            let _hold = runtime_.nri.hold().await;
+            let (overhead, wanted) = (request.overhead.as_ref(), request.resources.as_ref());
+            runtime_.nri_update_pod(&record, overhead, wanted).await?;
             if let (true, Some(limits)) = (record.cgroup_is_ours, limits) {
                 let path = cgroup_path(&record.cgroup)?;
                 runtime_
@@ -50,6 +53,7 @@ pub(crate) async fn update(
                     changed
                 })
                 .await?;
+            runtime_.nri_pod_updated(&sandbox.record.get()).await;
             Ok(v1::UpdatePodSandboxResourcesResponse {})
         })
         .await

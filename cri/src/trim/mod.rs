@@ -9,30 +9,54 @@
 mod sys;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use crate::runtime::Runtime;
 
 /// Quiet for this long is rest. A pod's start is several requests, far closer together.
-const REST: Duration = Duration::from_secs(3);
+const REST: Duration = Duration::from_secs(2);
 
-/// Trims after each burst of work, until the daemon stops.
+/// What tells work from rest. Nothing wakes up while there is no work.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    beats: AtomicU64,
+    begun: Notify,
+}
+
+impl Pulse {
+    /// Work begins, goes on or ends.
+    pub(crate) fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+        self.begun.notify_one();
+    }
+
+    /// Waits for work, and then until it has rested.
+    async fn rested(&self) {
+        self.begun.notified().await;
+        let mut before = None;
+        loop {
+            let now = Some(self.beats.load(Ordering::Relaxed));
+            if now == before {
+                return;
+            }
+            before = now;
+            tokio::time::sleep(REST).await;
+        }
+    }
+}
+
+/// Trims once at the start and after each burst of work, until the daemon stops.
 pub(crate) async fn at_rest(runtime: Arc<Runtime>) {
-    let mut trimmed = None;
-    let mut before = None;
     loop {
+        // Takes well below a millisecond, mostly in the kernel.
+        let _ = tokio::task::spawn_blocking(sys::trim).await;
         tokio::select! {
-            () = tokio::time::sleep(REST) => {}
+            () = runtime.pulse.rested() => {}
             () = runtime.stopping.cancelled() => return,
         }
-        let now = Some(runtime.work.load(Ordering::Relaxed));
-        if now == before && now != trimmed {
-            // Blocks for well below a millisecond, mostly in the kernel.
-            let _ = tokio::task::spawn_blocking(sys::trim).await;
-            trimmed = now;
-        }
-        before = now;
     }
 }
 
@@ -67,6 +91,23 @@ fn untouched(smaps: &str, executable: &str) -> Vec<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn rest_comes_after_work() {
+        let pulse = Arc::new(Pulse::default());
+        let none = tokio::time::timeout(REST * 10, pulse.rested()).await;
+        assert!(none.is_err(), "no work, no rest");
+        let start = tokio::time::Instant::now();
+        let working = pulse.clone();
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                working.beat();
+                tokio::time::sleep(REST / 2).await;
+            }
+        });
+        pulse.rested().await;
+        assert!(start.elapsed() >= REST * 5, "{:?}", start.elapsed());
+    }
 
     #[test]
     fn only_what_is_as_in_the_file_is_given_back() {

@@ -239,3 +239,69 @@ fn events_tell_each_life_in_order() {
         }
     });
 }
+
+/// Asks with an id that nothing has, and one that is none.
+macro_rules! refuses_strangers {
+    ($client:expr, $($call:ident $request:ident.$field:ident),* $(,)?) => { $(
+        for (id, code) in [("feed", tonic::Code::NotFound), ("", tonic::Code::InvalidArgument)] {
+            let request = v1::$request {
+                $field: id.to_owned(),
+                ..Default::default()
+            };
+            let error = $client.$call(request).await.unwrap_err();
+            assert_eq!(error.code(), code, "{}: {error}", stringify!($call));
+            assert!(error.message().contains(id), "{}: {error}", stringify!($call));
+        }
+    )* };
+}
+
+#[test]
+fn whoever_is_not_there_is_named_by_every_call() {
+    test(|node| async move {
+        let mut cri = node.cri().await;
+        refuses_strangers!(
+            cri,
+            pod_sandbox_status PodSandboxStatusRequest.pod_sandbox_id,
+            pod_sandbox_stats PodSandboxStatsRequest.pod_sandbox_id,
+            port_forward PortForwardRequest.pod_sandbox_id,
+            update_pod_sandbox_resources UpdatePodSandboxResourcesRequest.pod_sandbox_id,
+            start_container StartContainerRequest.container_id,
+            container_status ContainerStatusRequest.container_id,
+            container_stats ContainerStatsRequest.container_id,
+            update_container_resources UpdateContainerResourcesRequest.container_id,
+            reopen_container_log ReopenContainerLogRequest.container_id,
+            exec_sync ExecSyncRequest.container_id,
+        );
+        let exec = v1::ExecRequest {
+            container_id: "feed".to_owned(),
+            cmd: vec!["true".to_owned()],
+            stdout: true,
+            ..Default::default()
+        };
+        let error = cri.exec(exec).await.unwrap_err();
+        assert_eq!(error.code(), tonic::Code::NotFound);
+        let attach = v1::AttachRequest {
+            container_id: "feed".to_owned(),
+            stdout: true,
+            ..Default::default()
+        };
+        let error = cri.attach(attach).await.unwrap_err();
+        assert_eq!(error.code(), tonic::Code::NotFound);
+        // Whatever ends something has nothing to do.
+        let pod_sandbox_id = "feed".to_owned();
+        let stop = v1::StopPodSandboxRequest {
+            pod_sandbox_id: pod_sandbox_id.clone(),
+        };
+        cri.stop_pod_sandbox(stop).await.unwrap();
+        let remove = v1::RemovePodSandboxRequest { pod_sandbox_id };
+        cri.remove_pod_sandbox(remove).await.unwrap();
+        let container_id = "feed".to_owned();
+        let stop = v1::StopContainerRequest {
+            container_id: container_id.clone(),
+            timeout: 1,
+        };
+        cri.stop_container(stop).await.unwrap();
+        let remove = v1::RemoveContainerRequest { container_id };
+        cri.remove_container(remove).await.unwrap();
+    });
+}

@@ -17,12 +17,13 @@ mod version;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::node_config::NodeConfig;
-use crate::{client, logging};
+use crate::{client, logging, sys};
 
 /// A Kubernetes node in one static binary.
 #[derive(Parser)]
@@ -90,6 +91,9 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     })
 }
 
+/// Threads for blocking calls end so soon after a burst: each holds its stack.
+const IDLE_THREAD: Duration = Duration::from_secs(1);
+
 /// Sets up logging and the executor for a long-running command, and runs it to its end.
 fn run_node<F>(config: &NodeConfig, work: F) -> anyhow::Result<ExitCode>
 where
@@ -97,8 +101,11 @@ where
 {
     logging::init(&config.log_level, config.log_format)?;
     install_crypto();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    sys::share_arenas(processors);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
+        .thread_keep_alive(IDLE_THREAD)
         .build()
         .context("starting the executor's threads")?;
     let outcome = runtime.block_on(work);
