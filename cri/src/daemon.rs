@@ -163,6 +163,7 @@ fn open(config: Config, tokens: Tokens) -> crate::fault::Result<Arc<Runtime>> {
         tokens,
         tasks: TaskTracker::new(),
         pulse: Default::default(),
+        disk_usage: Default::default(),
         stopping: CancellationToken::new(),
         config,
         paths,

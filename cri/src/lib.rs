@@ -11,6 +11,7 @@ mod blocking;
 pub mod config;
 mod container;
 mod daemon;
+mod disk_usage;
 mod durable;
 mod events;
 mod exec;

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cgroup::{CgroupPath, Manager};
 use crate::container::ContainerRecord;
+use crate::disk_usage::DiskUsage;
 use crate::durable::Durable;
 use crate::events::{Announced, Events};
 use crate::fault::{Fault, Kind, Result};
@@ -142,6 +143,7 @@ pub(crate) struct Runtime {
     pub(crate) config: Config,
     pub(crate) paths: Paths,
     pub(crate) images: ImageStore,
+    pub(crate) disk_usage: DiskUsage,
     pub(crate) network: cni::Network,
     pub(crate) cgroups: Arc<dyn Manager>,
     pub(crate) programs: Programs,

@@ -91,6 +91,8 @@ pub struct Images {
     pub progress_timeout: Duration,
     /// References of images that are shown as pinned, so that a kubelet never collects them.
     pub pinned: Vec<String>,
+    /// Credentials for pulls that bring none, in the form of docker's config.json.
+    pub auth_file: Option<PathBuf>,
 }
 
 impl Default for Images {
@@ -99,6 +101,7 @@ impl Default for Images {
             max_concurrent_downloads: 3,
             progress_timeout: Duration::from_secs(5 * 60),
             pinned: Vec::new(),
+            auth_file: None,
         }
     }
 }

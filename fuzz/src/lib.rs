@@ -4,9 +4,14 @@
 //! The functions are plain Rust. cargo-fuzz calls them from `fuzz_targets`, and the tests of `cri`
 //! call the same files with the corpus, so that an input that once failed is tried in every build.
 
+pub mod credentials;
+pub mod hosts;
 pub mod input;
+pub mod layer;
+pub mod manifest;
 pub mod nri;
 pub mod protocol;
+pub mod reference;
 pub mod seccomp;
 pub mod spdy;
 pub mod spec;

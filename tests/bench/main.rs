@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How fast and how small, beside whichever peers are installed, in one run on one machine.
 //!
-//! `podwright-bench [--runs N] [--only oci,cri,server] [--json FILE]` prints a table, and the same
+//! `podwright-bench [--runs N] [--only oci,cri,image,server] [--json FILE]` prints a table, and the same
 //! as JSON. Everything runs in test hosts and is gone afterwards. It measures; it asserts nothing.
 
 mod cri;
+mod image;
 mod memory;
 mod oci;
 mod report;
@@ -24,7 +25,7 @@ struct Args {
     runs: usize,
 
     /// Groups to measure
-    #[arg(long, value_delimiter = ',', default_value = "oci,cri,server")]
+    #[arg(long, value_delimiter = ',', default_value = "oci,cri,image,server")]
     only: Vec<String>,
 
     /// Write the figures here as well
@@ -53,8 +54,9 @@ fn measure(group: &str, runs: usize, report: &mut Report) -> Result<()> {
     match group {
         "oci" => oci::measure(runs, report),
         "cri" => cri::measure(runs, report),
+        "image" => image::measure(runs, report),
         "server" => server::measure(runs, report),
-        other => anyhow::bail!("no group is named {other}; there are oci, cri and server"),
+        other => anyhow::bail!("no group is named {other}; there are oci, cri, image and server"),
     }
 }
 

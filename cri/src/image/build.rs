@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufReader, BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -23,8 +23,9 @@ use super::digest::{Digest, Hashing};
 use super::disk::{self, Disk, Session};
 use super::error::ImageError;
 use super::import::render;
-use super::layer::decompress;
-use super::manifest::{self, Descriptor, Manifest};
+use super::layer::decompressed;
+use super::manifest::{Descriptor, Manifest};
+use super::platform::Platform;
 use super::pull::SESSION_WAIT;
 use super::records::{ImageRecord, LayerOf};
 use super::reference::Reference;
@@ -43,37 +44,40 @@ pub(crate) async fn build(disk: &Disk, options: BuildOptions) -> Result<Image, I
     check(&options)?;
     let session = Arc::new(Session::begin(disk, SESSION_WAIT).await?);
     let source = options.rootfs.clone();
-    let (blob, diff_id) = {
-        let (disk, session) = (disk.clone(), session.clone());
-        disk::blocking(move || layer_blob(&disk, &session, &source)).await?
+    let (path, blob, diff_id) = {
+        let session = session.clone();
+        disk::blocking(move || layer_blob(&session, &source)).await?
     };
-    {
-        let _lock = content::lock_layer(disk, &diff_id).await?;
-        content::ensure_unpacked(disk, &session, &blob.digest, &diff_id).await?;
-    }
+    let layers = vec![LayerOf {
+        blob: blob.digest.clone(),
+        size: Some(blob.size),
+        diff_id: diff_id.clone(),
+    }];
     let config = config(&options, ports, &diff_id).to_string().into_bytes();
+    let id = Digest::of(&config);
     let manifest = Manifest {
-        config: Descriptor {
-            digest: Digest::of(&config),
-            size: config.len() as u64,
-            annotations: BTreeMap::new(),
-        },
+        config: Descriptor::of(id.clone(), config.len() as u64),
         layers: vec![blob.clone()],
     };
     let manifest_bytes = render(&manifest);
+    let manifest_digest = Digest::of(&manifest_bytes);
     let size = (config.len() + manifest_bytes.len()) as u64 + blob.size;
-    let (id, manifest_digest) = {
+    let claims = content::claims([&id, &manifest_digest], &layers);
+    session.claim(claims).await?;
+    {
         let (disk, session) = (disk.clone(), session.clone());
+        let (blob, id, manifest) = (blob.digest.clone(), id.clone(), manifest_digest.clone());
         disk::blocking(move || {
-            let id = content::put_bytes(&disk, &session, &config)?;
-            Ok((id, content::put_bytes(&disk, &session, &manifest_bytes)?))
+            disk::rename(&path, &disk.blob(&blob))?;
+            content::put_bytes(&disk, &session, &config, &id)?;
+            content::put_bytes(&disk, &session, &manifest_bytes, &manifest)
         })
-        .await?
-    };
-    let layers = vec![LayerOf {
-        blob: blob.digest,
-        diff_id,
-    }];
+        .await?;
+    }
+    {
+        let lock = content::lock_layer(disk, &diff_id).await?;
+        content::ensure_unpacked(disk, &session, &lock, &blob.digest, &diff_id).await?;
+    }
     let names = vec![
         name.with_digest(manifest_digest.clone()).to_string(),
         name.to_string(),
@@ -139,7 +143,7 @@ fn config(options: &BuildOptions, ports: BTreeMap<String, Value>, diff_id: &Dige
     set("Labels", json!(options.labels), !options.labels.is_empty());
     json!({
         "created": "1970-01-01T00:00:00Z",
-        "architecture": manifest::architecture(),
+        "architecture": Platform::host().architecture,
         "os": "linux",
         "config": run,
         "rootfs": {"type": "layers", "diff_ids": [diff_id]},
@@ -147,12 +151,11 @@ fn config(options: &BuildOptions, ports: BTreeMap<String, Value>, diff_id: &Dige
     })
 }
 
-/// Puts the layer into the store; its blob and its diff id.
+/// Writes the layer to a file of the session; that, the blob that it is, and its diff id.
 fn layer_blob(
-    disk: &Disk,
     session: &Session,
     source: &RootfsSource,
-) -> Result<(Descriptor, Digest), ImageError> {
+) -> Result<(PathBuf, Descriptor, Digest), ImageError> {
     let path = session.fresh();
     let storage = |source| ImageError::storage("writing", &path, source);
     let file = File::create_new(&path).map_err(storage)?;
@@ -165,28 +168,23 @@ fn layer_blob(
         }
     }
     let (digest, size, writer) = out.finish();
-    let file = writer
+    writer
         .into_inner()
         .map_err(|error| storage(error.into_error()))?;
-    file.sync_all().map_err(storage)?;
     let diff_id = match source {
         RootfsSource::Dir(_) => digest.clone(),
         RootfsSource::Tar(tar) => {
             let hash = || {
-                let mut hashing = Hashing::new(decompress(File::open(&path)?)?);
-                io::copy(&mut hashing, &mut io::sink())?;
-                Ok(hashing.finish().0)
+                decompressed(BufReader::new(File::open(&path)?), |content| {
+                    let mut hashing = Hashing::new(content);
+                    io::copy(&mut hashing, &mut io::sink())?;
+                    Ok(hashing.finish().0)
+                })?
             };
             hash().map_err(|source| ImageError::storage("decompressing", tar, source))?
         }
     };
-    disk::rename_durably(&path, &disk.blob(&digest))?;
-    let blob = Descriptor {
-        digest,
-        size,
-        annotations: BTreeMap::new(),
-    };
-    Ok((blob, diff_id))
+    Ok((path, Descriptor::of(digest, size), diff_id))
 }
 
 fn write_tar(root: &Path, out: &mut impl Write) -> Result<(), ImageError> {

@@ -7,10 +7,13 @@ mod table;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use super::credentials;
 use super::error::{ImageError, chain};
+use super::platform::Platform;
 use super::store::ImageStore;
-use super::types::{Auth, BuildOptions, RootfsSource};
+use super::types::{Auth, BuildOptions, ExportFormat, PullOptions, Removed, RootfsSource};
 
 /// Arguments of `podwright image`.
 // Whoever flattens this may have arguments of the same type name, which would name the same group.
@@ -31,6 +34,17 @@ enum Command {
         /// user:password for the registry; better given in the environment
         #[arg(long, env = "PODWRIGHT_REGISTRY_CREDENTIALS", hide_env_values = true)]
         creds: Option<String>,
+        /// File of credentials such as docker's config.json [default: $REGISTRY_AUTH_FILE,
+        /// $XDG_RUNTIME_DIR/containers/auth.json, $DOCKER_CONFIG/config.json, ~/.docker/config.json]
+        #[arg(long, value_name = "FILE")]
+        authfile: Option<PathBuf>,
+        /// Platform to take of an index, such as linux/arm64 [default: this machine's]
+        #[arg(long)]
+        platform: Option<Platform>,
+        /// Seconds without a byte after which a transfer has failed
+        #[arg(long, value_name = "SECONDS", default_value_t = 60,
+            value_parser = clap::value_parser!(u64).range(1..))]
+        progress_timeout: u64,
     },
     /// List images
     #[command(visible_alias = "list")]
@@ -45,6 +59,20 @@ enum Command {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// Remove images without a name, and content that nothing needs
+    Prune {
+        /// Every image that no container uses and that is not pinned
+        #[arg(short, long)]
+        all: bool,
+    },
+    /// Keep images from being pruned, and from the kubelet's garbage collection
+    Pin {
+        #[arg(required = true)]
+        images: Vec<String>,
+        /// Let them go again
+        #[arg(long)]
+        off: bool,
+    },
     /// Import an OCI layout directory, an OCI archive or the output of docker save
     #[command(visible_alias = "load")]
     Import {
@@ -52,14 +80,19 @@ enum Command {
         /// Name to give, when there is one image in it
         #[arg(long)]
         name: Option<String>,
+        /// Platform to take of an index, such as linux/arm64 [default: this machine's]
+        #[arg(long)]
+        platform: Option<Platform>,
     },
-    /// Export an image as an OCI archive
+    /// Export an image as an OCI archive, an OCI layout directory or a docker archive
     #[command(visible_alias = "save")]
     Export {
         image: String,
-        /// File to write
+        /// File or directory to write
         #[arg(short, long)]
         output: PathBuf,
+        #[arg(long, value_enum, default_value_t)]
+        format: ExportFormat,
     },
     /// Give an image one more name
     Tag { image: String, name: String },
@@ -134,12 +167,45 @@ async fn execute(command: Command, data_dir: &Path, registries: &Path) -> Result
         .map_err(|error| chain(&error))?
         .map_err(|error| one_line(&error))?;
     let text = match command {
-        Command::Pull { references, creds } => pull(&store, &references, creds).await?,
+        Command::Pull {
+            references,
+            creds,
+            authfile,
+            platform,
+            progress_timeout,
+        } => {
+            let options = PullOptions {
+                platform,
+                progress_timeout: Duration::from_secs(progress_timeout),
+                credentials: match authfile {
+                    Some(path) => vec![path],
+                    None => credentials::search_paths(|name| std::env::var(name).ok()),
+                },
+                ..PullOptions::default()
+            };
+            pull(&store, &references, creds, &options).await?
+        }
         Command::Ls { quiet } => ls(&store, quiet).await.map_err(|e| one_line(&e))?,
         Command::Rm { images } => rm(&store, &images).await?,
-        Command::Import { path, name } => import(&store, &path, name).await?,
-        Command::Export { image, output } => {
-            let result = store.export(&image, &output).await;
+        Command::Prune { all } => prune(&store, all).await?,
+        Command::Pin { images, off } => {
+            for image in &images {
+                let result = store.pin(image, !off).await;
+                result.map_err(|error| one_line(&error))?;
+            }
+            String::new()
+        }
+        Command::Import {
+            path,
+            name,
+            platform,
+        } => import(&store, &path, name, platform).await?,
+        Command::Export {
+            image,
+            output,
+            format,
+        } => {
+            let result = store.export(&image, &output, format).await;
             result.map_err(|error| one_line(&error))?;
             String::new()
         }
@@ -154,6 +220,22 @@ async fn execute(command: Command, data_dir: &Path, registries: &Path) -> Result
     print(&text)
 }
 
+async fn prune(store: &ImageStore, all: bool) -> Result<String, String> {
+    let (removed, freed) = store.prune(all).await.map_err(|error| one_line(&error))?;
+    let mut text: String = removed.iter().map(told).collect();
+    text.push_str(&format!("freed {}\n", indicatif::HumanBytes(freed)));
+    Ok(text)
+}
+
+fn told(removed: &Removed) -> String {
+    let names = removed.untagged.iter();
+    let mut text: String = names.map(|name| format!("untagged {name}\n")).collect();
+    if let Some(id) = &removed.deleted {
+        text.push_str(&format!("deleted {id}\n"));
+    }
+    text
+}
+
 fn one_line(error: &ImageError) -> String {
     chain(error).replace('\n', " ")
 }
@@ -162,6 +244,7 @@ async fn pull(
     store: &ImageStore,
     references: &[String],
     creds: Option<String>,
+    options: &PullOptions,
 ) -> Result<String, String> {
     let auth = match creds {
         None => Auth::Anonymous,
@@ -176,7 +259,8 @@ async fn pull(
     let mut text = String::new();
     for reference in references {
         let bars = progress::Bars::new();
-        let result = store.pull(reference, auth.clone(), bars.callback()).await;
+        let pull = store.pull_with(reference, auth.clone(), options, bars.callback());
+        let result = pull.await;
         bars.finish();
         let image = result.map_err(|error| one_line(&error))?;
         text.push_str(&format!("{}\n", image.id));
@@ -200,15 +284,10 @@ async fn rm(store: &ImageStore, images: &[String]) -> Result<String, String> {
             .remove(image)
             .await
             .map_err(|error| one_line(&error))?;
-        if removed == super::types::Removed::default() {
+        if removed == Removed::default() {
             missing.get_or_insert(image);
         }
-        for name in removed.untagged {
-            text.push_str(&format!("untagged {name}\n"));
-        }
-        if let Some(id) = removed.deleted {
-            text.push_str(&format!("deleted {id}\n"));
-        }
+        text.push_str(&told(&removed));
     }
     match missing {
         None => Ok(text),
@@ -220,9 +299,15 @@ async fn rm(store: &ImageStore, images: &[String]) -> Result<String, String> {
     }
 }
 
-async fn import(store: &ImageStore, path: &Path, name: Option<String>) -> Result<String, String> {
+async fn import(
+    store: &ImageStore,
+    path: &Path,
+    name: Option<String>,
+    platform: Option<Platform>,
+) -> Result<String, String> {
     let bars = progress::Bars::new();
-    let result = store.import(path, bars.callback()).await;
+    let platform = platform.unwrap_or_else(Platform::host);
+    let result = store.import_for(&platform, path, bars.callback()).await;
     bars.finish();
     let mut images = result.map_err(|error| one_line(&error))?;
     if let Some(name) = name {
@@ -269,7 +354,10 @@ async fn build(store: &ImageStore, args: BuildArgs) -> Result<String, String> {
 async fn inspect(store: &ImageStore, wanted: &str) -> Result<String, String> {
     let image = store.get(wanted).await.map_err(|error| one_line(&error))?;
     let image = image.ok_or_else(|| format!("image {wanted:?} not found"))?;
+    let id = image.id.to_string();
+    let disk = store.disk_usage(&id).await;
     let value = serde_json::json!({
+        "disk": disk.map_err(|error| one_line(&error))?,
         "id": image.id,
         "repoTags": image.repo_tags,
         "repoDigests": image.repo_digests,

@@ -3,24 +3,28 @@
 //! visible. Pull, import and build differ only in where the bytes come from.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::digest::{Digest, Hashing};
-use super::disk::{self, Disk, Lock, Mode, Session, blocking};
+use super::disk::{self, Disk, Lock, Mode, Session, blob_name, blocking, layer_name};
 use super::error::{ContentError, ImageError};
-use super::layer;
+use super::layer::{self, Unpacked};
 use super::manifest::Descriptor;
-use super::records::{self, ImageRecord, LayerRecord, RefRecord};
+use super::records::{self, ImageRecord, LayerOf, LayerRecord, RefRecord};
 use super::rooted;
 use super::tar_stream::Limits;
 use super::types::Image;
 
-/// How long to wait for somebody who unpacks the same layer: as long as a large layer may take.
-const LAYER_WAIT: Duration = Duration::from_secs(600);
+/// How long to wait for somebody who takes in the same layer. That one gives up by itself when no
+/// byte arrives, so this ends waiting only for a process that is stopped.
+const LAYER_WAIT: Duration = Duration::from_secs(24 * 3600);
 /// How long to wait for others who change names: they hold the lock for milliseconds.
 pub(crate) const RECORDS_WAIT: Duration = Duration::from_secs(30);
+/// Bytes of a blob read at a time.
+const READ: usize = 128 << 10;
 
 fn content(what: &'static str, digest: &Digest, source: ContentError) -> ImageError {
     ImageError::Content {
@@ -30,31 +34,45 @@ fn content(what: &'static str, digest: &Digest, source: ContentError) -> ImageEr
     }
 }
 
-/// Whether the blob is here. A blob has its name only once it was verified.
-pub(crate) fn has_blob(disk: &Disk, digest: &Digest) -> bool {
-    disk.blob(digest).is_file()
+pub(crate) fn layer_error(blob: &Digest, source: ContentError) -> ImageError {
+    content("unpacking layer", blob, source)
 }
 
-/// Takes in a small blob from memory; its digest is computed, so it always fits.
+/// Held while a layer is made; shared by all that work on it.
+pub(crate) type LayerLock = Arc<Lock>;
+
+/// The names of an image's content in the store, for a session to claim.
+pub(crate) fn claims<'a>(
+    documents: impl IntoIterator<Item = &'a Digest>,
+    layers: &'a [LayerOf],
+) -> Vec<String> {
+    let blobs = layers.iter().map(|layer| &layer.blob);
+    let mut names: Vec<String> = documents.into_iter().chain(blobs).map(blob_name).collect();
+    names.extend(layers.iter().map(|layer| layer_name(&layer.diff_id)));
+    names
+}
+
+/// Whether the blob is here. A blob has its name only once it was verified; one of another size was
+/// damaged since, and does not count.
+pub(crate) fn has_blob(disk: &Disk, wanted: &Descriptor) -> bool {
+    fs::metadata(disk.blob(&wanted.digest))
+        .is_ok_and(|found| found.is_file() && found.len() == wanted.size)
+}
+
+/// Takes in a small blob from memory, which the caller has verified.
 pub(crate) fn put_bytes(
     disk: &Disk,
     session: &Session,
     bytes: &[u8],
-) -> Result<Digest, ImageError> {
-    let digest = Digest::of(bytes);
-    if !has_blob(disk, &digest) {
-        let path = session.fresh();
-        write_synced(&path, bytes)
-            .map_err(|source| ImageError::storage("writing", &path, source))?;
-        disk::rename_durably(&path, &disk.blob(&digest))?;
+    digest: &Digest,
+) -> Result<(), ImageError> {
+    let wanted = Descriptor::of(digest.clone(), bytes.len() as u64);
+    if has_blob(disk, &wanted) {
+        return Ok(());
     }
-    Ok(digest)
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create_new(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    let path = session.fresh();
+    fs::write(&path, bytes).map_err(|source| ImageError::storage("writing", &path, source))?;
+    disk::rename(&path, &disk.blob(digest))
 }
 
 /// Copies a blob out of a file and verifies it on the way.
@@ -66,15 +84,13 @@ pub(crate) fn put_reader(
 ) -> Result<(), ImageError> {
     let path = session.fresh();
     // One byte more than promised is enough to know that the promise is broken.
-    let mut source = Hashing::new(source.take(wanted.size.saturating_add(1)));
-    let copied = File::create_new(&path).and_then(|mut file| {
-        io::copy(&mut source, &mut file)?;
-        file.sync_all()
-    });
+    let source = source.take(wanted.size.saturating_add(1));
+    let mut source = Hashing::with(wanted.digest.algorithm(), source);
+    let copied = File::create_new(&path).and_then(|mut file| io::copy(&mut source, &mut file));
     copied.map_err(|error| ImageError::storage("writing", &path, error))?;
     let (actual, size, _) = source.finish();
     check(wanted, &actual, size)?;
-    disk::rename_durably(&path, &disk.blob(&wanted.digest))
+    disk::rename(&path, &disk.blob(&wanted.digest))
 }
 
 /// Whether content is what its descriptor promises. The size first: it explains more.
@@ -95,8 +111,10 @@ pub(crate) fn check(wanted: &Descriptor, actual: &Digest, size: u64) -> Result<(
 }
 
 /// Waits for whoever makes the same layer, here or in another process.
-pub(crate) async fn lock_layer(disk: &Disk, diff_id: &Digest) -> Result<Lock, ImageError> {
-    disk::lock(&disk.layer_lock(diff_id), Mode::Exclusive, LAYER_WAIT).await
+pub(crate) async fn lock_layer(disk: &Disk, diff_id: &Digest) -> Result<LayerLock, ImageError> {
+    let path = disk.layer_lock(diff_id);
+    let lock = disk::lock(&path, Mode::Exclusive, LAYER_WAIT).await?;
+    Ok(Arc::new(lock))
 }
 
 /// Whether the layer is unpacked. Two layers whose short names collide are refused.
@@ -111,66 +129,69 @@ pub(crate) fn has_layer(disk: &Disk, diff_id: &Digest) -> Result<bool, ImageErro
     }
 }
 
-/// Unpacks a blob that is here, unless the layer is here too. True when it had to be done. The
-/// caller holds the layer's lock.
+/// Unpacks a blob that is here, unless the layer is here too. True when it had to be done.
 pub(crate) async fn ensure_unpacked(
     disk: &Disk,
-    session: &Session,
+    session: &Arc<Session>,
+    lock: &LayerLock,
     blob: &Digest,
     diff_id: &Digest,
 ) -> Result<bool, ImageError> {
     if has_layer(disk, diff_id)? {
         return Ok(false);
     }
-    let work = Unpack {
-        disk: disk.clone(),
-        temporary: session.fresh(),
-        blob: blob.clone(),
-        diff_id: diff_id.clone(),
-    };
-    blocking(move || work.run()).await?;
+    let (disk, blob, diff_id) = (disk.clone(), blob.clone(), diff_id.clone());
+    // Both are held until the work is over, even if nobody waits for it any more.
+    let (session, lock) = (session.clone(), lock.clone());
+    blocking(move || {
+        let temporary = session.fresh();
+        let result = unpack(&disk, &temporary, &blob, &diff_id);
+        if result.is_err() {
+            // The first error is the one to tell; the session removes what this leaves.
+            drop(rooted::remove_path(&temporary));
+        }
+        drop(lock);
+        result
+    })
+    .await?;
     Ok(true)
 }
 
-struct Unpack {
-    disk: Disk,
-    temporary: PathBuf,
-    blob: Digest,
-    diff_id: Digest,
+fn unpack(
+    disk: &Disk,
+    temporary: &Path,
+    blob: &Digest,
+    diff_id: &Digest,
+) -> Result<(), ImageError> {
+    let path = disk.blob(blob);
+    let file = File::open(&path).map_err(|e| ImageError::storage("opening blob", &path, e))?;
+    fs::create_dir(temporary).map_err(|e| ImageError::storage("creating", temporary, e))?;
+    let reader = BufReader::with_capacity(READ, file);
+    let unpacked = layer::unpack(reader, temporary, Limits::default(), diff_id.algorithm())
+        .map_err(|source| layer_error(blob, source))?;
+    if unpacked.diff_id != *diff_id {
+        let source = ContentError::DiffId {
+            expected: diff_id.clone(),
+            actual: unpacked.diff_id,
+        };
+        return Err(layer_error(blob, source));
+    }
+    place_layer(disk, diff_id, temporary, unpacked)
 }
 
-impl Unpack {
-    fn run(&self) -> Result<(), ImageError> {
-        let result = self.attempt();
-        if result.is_err() {
-            // The first error is the one to tell; the session removes what this leaves.
-            drop(rooted::remove_path(&self.temporary));
-        }
-        result
-    }
-
-    fn attempt(&self) -> Result<(), ImageError> {
-        let storage = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| ImageError::storage(doing, &path, source)
-        };
-        let blob_path = self.disk.blob(&self.blob);
-        let blob = File::open(&blob_path).map_err(storage("opening blob", &blob_path))?;
-        fs::create_dir(&self.temporary).map_err(storage("creating", &self.temporary))?;
-        let unpacked = layer::unpack(blob, &self.temporary, Limits::default(), true)
-            .map_err(|source| content("unpacking layer", &self.blob, source))?;
-        if unpacked.diff_id != self.diff_id {
-            let actual = unpacked.diff_id;
-            let source = ContentError::Digest { actual };
-            return Err(content("unpacking layer of diff id", &self.diff_id, source));
-        }
-        let target = self.disk.layer(&self.diff_id);
-        // A directory without its record is what a crash left between these two steps.
-        rooted::remove_path(&target).map_err(storage("removing", &target))?;
-        disk::rename_durably(&self.temporary, &target)?;
-        let record = LayerRecord::new(self.diff_id.clone(), unpacked.bytes, unpacked.inodes);
-        records::write(&self.disk.layer_record(&self.diff_id), &record)
-    }
+/// Gives an unpacked layer its name. The record comes last: with it the layer is there.
+pub(crate) fn place_layer(
+    disk: &Disk,
+    diff_id: &Digest,
+    temporary: &Path,
+    unpacked: Unpacked,
+) -> Result<(), ImageError> {
+    let target = disk.layer(diff_id);
+    // A directory without its record is what a crash left between these two steps.
+    rooted::remove_path(&target).map_err(|e| ImageError::storage("removing", &target, e))?;
+    disk::rename(temporary, &target)?;
+    let record = LayerRecord::new(diff_id.clone(), unpacked.bytes, unpacked.inodes);
+    records::write_unsynced(&disk.layer_record(diff_id), &record)
 }
 
 /// Makes a complete image visible under these names. Names that pointed elsewhere move over.
@@ -188,15 +209,23 @@ pub(crate) async fn commit(
             pinned: known.as_ref().is_some_and(|known| known.pinned),
             ..record
         };
+        let mut changed = false;
         if known.as_ref() != Some(&record) {
-            records::write(&path, &record)?;
+            // All that the record refers to must outlive a power cut if the record does.
+            disk.sync()?;
+            records::write_unsynced(&path, &record)?;
+            changed = true;
         }
         for name in names {
             let path = disk.reference(&name);
             let wanted = RefRecord::new(name, record.id.clone());
             if records::read(&path)?.as_ref() != Some(&wanted) {
-                records::write(&path, &wanted)?;
+                records::write_unsynced(&path, &wanted)?;
+                changed = true;
             }
+        }
+        if changed {
+            disk.sync()?;
         }
         let refs = records::read_all(&disk.sub("refs"))?;
         drop(lock);

@@ -2,23 +2,29 @@
 //! The store's directory: what lies where, locks between processes, and atomic files.
 //!
 //! ```text
-//! lock            flock: shared by whoever adds or reads content, exclusive to delete content
+//! lock            flock, for moments: shared to begin work or to claim content, exclusive to collect
 //! records.lock    flock, exclusive: held for the moment in which names change
-//! blobs/sha256/   compressed layers, configurations, manifests; complete and verified
+//! blobs/ALG/      compressed layers, configurations, manifests; complete and verified
 //! layers/         NAME/ an unpacked layer, NAME.json what it is. The layer is there once both are
 //! images/         one record per image id
 //! refs/           one record per name, the file named by the name's digest
 //! leases/         one record per container that needs layers
 //! locks/          one per layer that is being made
-//! tmp/            one directory per running operation, which holds `lock` shared
+//! partial/        beginnings of blobs whose transfer broke off; locked while they grow
+//! tmp/            one directory per running operation: `alive`, which it holds locked, and `claims`,
+//!                 the names of the content that it relies on
 //! ```
 //!
-//! Nothing becomes visible before it is complete: files are written under `tmp/`, synced, renamed.
-//! So whoever gets `lock` exclusively knows that all in `tmp/` and `locks/` is left over.
+//! Nothing becomes visible before it is complete: files are written under `tmp/` or `partial/` and
+//! renamed. Content is synced, all of it at once, before the image record that refers to it is
+//! written. So after a power cut, what an image refers to is whole; what else there is may not be, and
+//! is removed when the store is opened.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -29,18 +35,25 @@ use super::rooted;
 
 /// How often a taken lock is tried again. flock(2) has no deadline of its own.
 const LOCK_POLL: Duration = Duration::from_millis(20);
+/// How long to wait for a collection of garbage, which holds its lock for a moment.
+const CLAIM_WAIT: Duration = Duration::from_secs(60);
 /// Hex digits of a layer directory's name. Short, because overlay takes all lower directories in
 /// one page of mount options (4096 bytes on Linux 6.1); the record beside it has the whole digest.
 const LAYER_NAME: usize = 24;
-const SUBDIRECTORIES: [&str; 7] = [
+const SUBDIRECTORIES: [&str; 9] = [
     "blobs/sha256",
+    "blobs/sha512",
     "layers",
     "images",
     "refs",
     "leases",
     "locks",
+    "partial",
     "tmp",
 ];
+/// Within an operation's directory.
+const ALIVE: &str = "alive";
+const CLAIMS: &str = "claims";
 
 /// Paths within the store.
 #[derive(Debug, Clone)]
@@ -84,16 +97,19 @@ impl Disk {
     }
 
     pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
-        self.dir.join("blobs/sha256").join(digest.hex())
+        self.dir.join(blob_name(digest))
+    }
+
+    pub(crate) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.dir.join("partial").join(digest.hex())
     }
 
     pub(crate) fn layer(&self, diff_id: &Digest) -> PathBuf {
-        self.dir.join("layers").join(layer_name(diff_id))
+        self.dir.join(layer_name(diff_id))
     }
 
     pub(crate) fn layer_record(&self, diff_id: &Digest) -> PathBuf {
-        let name = format!("{}.json", layer_name(diff_id));
-        self.dir.join("layers").join(name)
+        self.dir.join(format!("{}.json", layer_name(diff_id)))
     }
 
     pub(crate) fn layer_lock(&self, diff_id: &Digest) -> PathBuf {
@@ -122,11 +138,24 @@ impl Disk {
     pub(crate) fn records_lock(&self) -> PathBuf {
         self.dir.join("records.lock")
     }
+
+    /// Writes the store's filesystem out. One of these is cheaper than syncing each file of a layer,
+    /// though it also waits for what other programs have written.
+    pub(crate) fn sync(&self) -> Result<(), ImageError> {
+        File::open(&self.dir)
+            .and_then(|dir| Ok(nix::unistd::syncfs(dir)?))
+            .map_err(|source| ImageError::storage("syncing", &self.dir, source))
+    }
 }
 
-/// The name under which a layer lies in `layers/`.
-pub(crate) fn layer_name(diff_id: &Digest) -> &str {
-    &diff_id.hex()[..LAYER_NAME]
+/// The name of a layer's directory within the store.
+pub(crate) fn layer_name(diff_id: &Digest) -> String {
+    format!("layers/{}", &diff_id.hex()[..LAYER_NAME])
+}
+
+/// The name of a blob within the store.
+pub(crate) fn blob_name(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
 /// Takes a lock without waiting; `None` when somebody holds it.
@@ -167,26 +196,39 @@ pub(crate) async fn lock(path: &Path, mode: Mode, limit: Duration) -> Result<Loc
     }
 }
 
-/// A directory of one operation's own under `tmp/`, and the shared lock that protects it and all
-/// content that the operation relies on. Both end when this is dropped.
+/// A directory of one operation's own under `tmp/`, and what keeps the content that the operation
+/// relies on from being collected. Both end when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Session {
+    disk: Disk,
     dir: PathBuf,
-    _content: Lock,
+    claims: Mutex<BTreeSet<String>>,
+    _alive: Lock,
 }
 
 impl Session {
     /// Begins an operation; waits at most `limit` for a running collection of garbage.
     pub(crate) async fn begin(disk: &Disk, limit: Duration) -> Result<Session, ImageError> {
-        let content = lock(&disk.content_lock(), Mode::Shared, limit).await?;
-        let dir = disk
-            .sub("tmp")
-            .join(format!("{:032x}", rand::random::<u128>()));
-        fs::create_dir(&dir).map_err(|source| ImageError::storage("creating", &dir, source))?;
+        let _moment = lock(&disk.content_lock(), Mode::Shared, limit).await?;
+        let (dir, alive) = make_alive(disk, "work")?;
         Ok(Session {
+            disk: disk.clone(),
             dir,
-            _content: content,
+            claims: Mutex::default(),
+            _alive: alive,
         })
+    }
+
+    /// Keeps content of these names (see [`blob_name`], [`layer_name`]) from now on, whether it is
+    /// there or will be. What is found there after this stays.
+    pub(crate) async fn claim(&self, names: Vec<String>) -> Result<(), ImageError> {
+        let _moment = lock(&self.disk.content_lock(), Mode::Shared, CLAIM_WAIT).await?;
+        let data = {
+            let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+            claims.extend(names);
+            serde_json::to_vec(&*claims).expect("strings are JSON")
+        };
+        write_whole(&self.dir.join(CLAIMS), &data)
     }
 
     /// A path for a new file or directory of this operation.
@@ -201,6 +243,46 @@ impl Drop for Session {
         if let Err(error) = rooted::remove_path(&self.dir) {
             tracing::debug!(dir = %self.dir.display(), %error, "removing temporary files");
         }
+    }
+}
+
+/// A new directory under `tmp/` that counts as alive while the lock is held. The caller holds the
+/// content lock, so nobody looks at it half made.
+pub(crate) fn make_alive(disk: &Disk, kind: &str) -> Result<(PathBuf, Lock), ImageError> {
+    let dir = disk
+        .sub("tmp")
+        .join(format!("{kind}-{:032x}", rand::random::<u128>()));
+    fs::create_dir(&dir).map_err(|source| ImageError::storage("creating", &dir, source))?;
+    match try_lock(&dir.join(ALIVE), Mode::Exclusive)? {
+        Some(alive) => Ok((dir, alive)),
+        None => Err(ImageError::malformed(format!(
+            "{} is new and locked by somebody else",
+            dir.display()
+        ))),
+    }
+}
+
+/// What the operation that works in a directory of `tmp/` has claimed; `None` when it is over.
+pub(crate) fn claims_of(dir: &Path) -> Result<Option<BTreeSet<String>>, ImageError> {
+    let alive = match File::open(dir.join(ALIVE)) {
+        Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
+        Err(_) => false,
+    };
+    if !alive {
+        return Ok(None);
+    }
+    let path = dir.join(CLAIMS);
+    match fs::read(&path) {
+        Ok(data) => {
+            serde_json::from_slice(&data)
+                .map(Some)
+                .map_err(|source| ImageError::Malformed {
+                    what: format!("{} is not valid", path.display()),
+                    source: Some(source.into()),
+                })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(BTreeSet::new())),
+        Err(source) => Err(ImageError::storage("reading", &path, source)),
     }
 }
 
@@ -232,14 +314,9 @@ fn replace(path: &Path, content: &[u8], sync: bool) -> Result<(), ImageError> {
     write().map_err(|source| ImageError::storage("writing", path, source))
 }
 
-/// Moves something complete and synced to its place.
-pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<(), ImageError> {
-    let rename = || {
-        fs::rename(from, to)?;
-        let parent = to.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        File::open(parent)?.sync_all()
-    };
-    rename().map_err(|source| ImageError::storage("renaming to", to, source))
+/// Moves something complete to its place.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), ImageError> {
+    fs::rename(from, to).map_err(|source| ImageError::storage("renaming to", to, source))
 }
 
 /// Removes a file that need not exist. True when it existed.

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::auth::AuthError;
+use super::credentials::CredentialError;
 use super::digest::Digest;
+use super::platform::PlatformError;
 use super::reference::ReferenceError;
 
 /// What a caller decides on. The kubelet tells the first four apart.
@@ -37,6 +39,10 @@ pub enum ImageError {
     Reference(#[from] ReferenceError),
     #[error(transparent)]
     Auth(#[from] AuthError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    #[error(transparent)]
+    Platform(#[from] PlatformError),
     #[error("image {0:?} not found")]
     NotFound(String),
     #[error("image id {0:?} is ambiguous")]
@@ -53,6 +59,8 @@ pub enum ImageError {
         url: String,
         kind: ErrorKind,
         reason: String,
+        /// How long the registry wants to be left alone.
+        retry_after: Option<Duration>,
         #[source]
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
@@ -87,6 +95,8 @@ pub enum ImageError {
 pub enum ContentError {
     #[error("its digest is {actual}")]
     Digest { actual: Digest },
+    #[error("its content has digest {actual}, the image's configuration says {expected}")]
+    DiffId { expected: Digest, actual: Digest },
     #[error("it has {actual} bytes instead of {expected}")]
     Size { expected: u64, actual: u64 },
     #[error("it is larger than the limit of {limit} {unit}")]
@@ -110,7 +120,8 @@ impl ImageError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             ImageError::Reference(_) => ErrorKind::InvalidReference,
-            ImageError::Auth(_) => ErrorKind::Unauthorized,
+            ImageError::Auth(_) | ImageError::Credentials(_) => ErrorKind::Unauthorized,
+            ImageError::Platform(_) => ErrorKind::Unsupported,
             ImageError::NotFound(_) => ErrorKind::NotFound,
             ImageError::Ambiguous(_) => ErrorKind::InvalidReference,
             ImageError::Pull { source, .. } => source.kind(),

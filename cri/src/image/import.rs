@@ -7,18 +7,19 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Deserialize;
 
 use super::content;
-use super::digest::{Digest, Hashing};
-use super::disk::{self, Disk, Session};
+use super::digest::{Algorithm, Digest, Hashing};
+use super::disk::{self, Disk, Session, blob_name};
 use super::error::ImageError;
 use super::layer;
-use super::manifest::{self, Descriptor, Document, Manifest};
+use super::manifest::{self, Choice, Descriptor, Document, Manifest, Step};
+use super::platform::Platform;
 use super::pull::SESSION_WAIT;
 use super::records::{self, ImageRecord};
 use super::reference::Reference;
@@ -34,6 +35,7 @@ pub(crate) const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 /// One image of an archive, its small parts read and verified.
 struct Found {
     names: Vec<Reference>,
+    manifest_digest: Digest,
     manifest_bytes: Vec<u8>,
     manifest: Manifest,
     config_bytes: Vec<u8>,
@@ -44,14 +46,15 @@ struct Found {
 pub(crate) async fn import(
     disk: &Disk,
     path: &Path,
+    platform: &Platform,
     progress: ProgressFn,
 ) -> Result<Vec<Image>, ImageError> {
     let session = Arc::new(Session::begin(disk, SESSION_WAIT).await?);
     let (root, found) = {
-        let (session, path) = (session.clone(), path.to_owned());
+        let (session, path, platform) = (session.clone(), path.to_owned(), platform.clone());
         disk::blocking(move || {
             let root = open(&session, &path)?;
-            let found = read(&root).map_err(|source| ImageError::Malformed {
+            let found = read(&root, &platform).map_err(|source| ImageError::Malformed {
                 what: format!("importing {}", path.display()),
                 source: Some(Box::new(source)),
             })?;
@@ -61,7 +64,7 @@ pub(crate) async fn import(
     };
     let mut images = Vec::new();
     for image in found {
-        images.push(take(disk, &session, &root, image, &progress).await?);
+        images.push(take(disk, &session, &root, image, platform, &progress).await?);
     }
     Ok(images)
 }
@@ -78,7 +81,8 @@ fn open(session: &Session, path: &Path) -> Result<Root, ImageError> {
     let archive = File::open(path).map_err(storage("opening", path))?;
     let directory = session.fresh();
     fs::create_dir(&directory).map_err(storage("creating", &directory))?;
-    layer::unpack(archive, &directory, Limits::default(), false).map_err(|source| {
+    let archive = BufReader::with_capacity(1 << 17, archive);
+    layer::unpack(archive, &directory, Limits::default(), Algorithm::Sha256).map_err(|source| {
         ImageError::Malformed {
             what: format!("reading archive {}", path.display()),
             source: Some(source.into()),
@@ -91,10 +95,10 @@ fn exists(root: &Root, name: &str) -> bool {
     root.file(Path::new(name)).is_ok()
 }
 
-fn read(root: &Root) -> Result<Vec<Found>, ImageError> {
+fn read(root: &Root, platform: &Platform) -> Result<Vec<Found>, ImageError> {
     // Newer Docker writes both; the layout says more.
     if exists(root, "oci-layout") && exists(root, "index.json") {
-        return read_layout(root);
+        return read_layout(root, platform);
     }
     if exists(root, "manifest.json") {
         return read_docker(root);
@@ -110,16 +114,16 @@ fn small(root: &Root, path: &Path) -> Result<Vec<u8>, ImageError> {
 }
 
 fn blob_path(digest: &Digest) -> PathBuf {
-    Path::new("blobs/sha256").join(digest.hex())
+    PathBuf::from(blob_name(digest))
 }
 
 fn small_blob(root: &Root, wanted: &Descriptor) -> Result<Vec<u8>, ImageError> {
     let bytes = small(root, &blob_path(&wanted.digest))?;
-    content::check(wanted, &Digest::of(&bytes), bytes.len() as u64)?;
+    content::check(wanted, &wanted.digest.like(&bytes), bytes.len() as u64)?;
     Ok(bytes)
 }
 
-fn read_layout(root: &Root) -> Result<Vec<Found>, ImageError> {
+fn read_layout(root: &Root, platform: &Platform) -> Result<Vec<Found>, ImageError> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Layout {
@@ -143,10 +147,11 @@ fn read_layout(root: &Root) -> Result<Vec<Found>, ImageError> {
     // Entries of one name that differ by platform only are one image, for us the one that fits.
     let mut found: Vec<Found> = Vec::new();
     for entry in &entries {
-        if entry.platform.is_some() && manifest::choose(std::slice::from_ref(entry)).is_none() {
+        let other = |offered: &Platform| platform.rank(offered).is_none();
+        if entry.platform.as_ref().is_some_and(other) {
             continue;
         }
-        let image = read_entry(root, &entry.descriptor)?;
+        let image = read_entry(root, &entry.descriptor, platform)?;
         match found
             .iter_mut()
             .find(|known| known.manifest_bytes == image.manifest_bytes)
@@ -156,41 +161,30 @@ fn read_layout(root: &Root) -> Result<Vec<Found>, ImageError> {
         }
     }
     if found.is_empty() {
-        return Err(ImageError::Unsupported(format!(
-            "no image for linux/{}",
-            manifest::architecture()
-        )));
+        return Err(ImageError::Unsupported(format!("no image for {platform}")));
     }
     Ok(found)
 }
 
-fn read_entry(root: &Root, entry: &Descriptor) -> Result<Found, ImageError> {
+fn read_entry(root: &Root, entry: &Descriptor, platform: &Platform) -> Result<Found, ImageError> {
     let mut bytes = small_blob(root, entry)?;
-    let mut document = manifest::parse(&bytes)?;
-    if let Document::Index(variants) = &document {
-        let chosen = manifest::choose(variants).ok_or_else(|| {
-            ImageError::Unsupported(format!(
-                "no image for linux/{} in the index, which offers {}",
-                manifest::architecture(),
-                manifest::offered(variants)
-            ))
-        })?;
-        bytes = small_blob(root, &chosen.descriptor)?;
-        document = manifest::parse(&bytes)?;
-    }
-    let Document::Manifest(manifest) = document else {
-        return Err(ImageError::Unsupported(
-            "the index refers to another index of indexes, which is not supported".to_owned(),
-        ));
+    let mut digest = entry.digest.clone();
+    let mut choice = Choice::new(platform);
+    let manifest = loop {
+        match choice.document(&bytes)? {
+            Step::Found(manifest) => break manifest,
+            Step::Read(wanted) => {
+                bytes = small_blob(root, &wanted)?;
+                digest = wanted.digest;
+            }
+        }
     };
+    let layers = manifest.layers.iter();
     Ok(Found {
         names: annotated_name(&entry.annotations).into_iter().collect(),
         config_bytes: small_blob(root, &manifest.config)?,
-        layer_files: manifest
-            .layers
-            .iter()
-            .map(|layer| blob_path(&layer.digest))
-            .collect(),
+        layer_files: layers.map(|layer| blob_path(&layer.digest)).collect(),
+        manifest_digest: digest,
         manifest_bytes: bytes,
         manifest,
     })
@@ -230,15 +224,13 @@ fn read_docker(root: &Root) -> Result<Vec<Found>, ImageError> {
             .iter()
             .map(|path| describe(root, path))
             .collect::<Result<Vec<_>, _>>()?;
-        let config = Descriptor {
-            digest: Digest::of(&config_bytes),
-            size: config_bytes.len() as u64,
-            annotations: BTreeMap::new(),
-        };
+        let config = Descriptor::of(Digest::of(&config_bytes), config_bytes.len() as u64);
         let manifest = Manifest { config, layers };
+        let manifest_bytes = render(&manifest);
         found.push(Found {
             names,
-            manifest_bytes: render(&manifest),
+            manifest_digest: Digest::of(&manifest_bytes),
+            manifest_bytes,
             manifest,
             config_bytes,
             layer_files,
@@ -255,11 +247,7 @@ fn describe(root: &Root, path: &Path) -> Result<Descriptor, ImageError> {
     };
     let (digest, size, _) =
         hash().map_err(|source| ImageError::storage("reading", path, source))?;
-    Ok(Descriptor {
-        digest,
-        size,
-        annotations: BTreeMap::new(),
-    })
+    Ok(Descriptor::of(digest, size))
 }
 
 /// A manifest for content that came without one. Equal input gives equal bytes.
@@ -291,22 +279,25 @@ async fn take(
     session: &Arc<Session>,
     root: &Arc<Root>,
     image: Found,
+    platform: &Platform,
     progress: &ProgressFn,
 ) -> Result<Image, ImageError> {
     let id = image.manifest.config.digest.clone();
     let config = records::parse_config(&id, &image.config_bytes)?;
-    let layers = manifest::layers(&image.manifest, &config)?;
+    let layers = manifest::layers(&image.manifest, &config, platform)?;
+    let claims = content::claims([&id, &image.manifest_digest], &layers);
+    session.claim(claims).await?;
     let blobs = image.manifest.layers.clone();
     progress(Progress::Resolved {
-        manifest: Digest::of(&image.manifest_bytes),
+        manifest: image.manifest_digest.clone(),
         layers: blobs.iter().map(|b| (b.digest.clone(), b.size)).collect(),
     });
     let size = image.manifest_bytes.len() as u64
         + image.manifest.config.size
         + blobs.iter().map(|blob| blob.size).sum::<u64>();
     for ((blob, of), file) in blobs.into_iter().zip(&layers).zip(image.layer_files) {
-        let _lock = content::lock_layer(disk, &of.diff_id).await?;
-        let fetched = !content::has_blob(disk, &blob.digest);
+        let lock = content::lock_layer(disk, &of.diff_id).await?;
+        let fetched = !content::has_blob(disk, &blob);
         let layer = blob.digest.clone();
         if fetched {
             let (disk, session, root) = (disk.clone(), session.clone(), root.clone());
@@ -321,20 +312,26 @@ async fn take(
         progress(Progress::Unpacking {
             layer: layer.clone(),
         });
-        let unpacked = content::ensure_unpacked(disk, session, &layer, &of.diff_id).await?;
+        let unpacked = content::ensure_unpacked(disk, session, &lock, &layer, &of.diff_id).await?;
         progress(Progress::Ready {
             layer,
             cached: !fetched && !unpacked,
         });
     }
-    let manifest_digest = {
-        let (disk, session) = (disk.clone(), session.clone());
+    let manifest_digest = image.manifest_digest.clone();
+    {
+        let (disk, session, id) = (disk.clone(), session.clone(), id.clone());
         disk::blocking(move || {
-            content::put_bytes(&disk, &session, &image.config_bytes)?;
-            content::put_bytes(&disk, &session, &image.manifest_bytes)
+            content::put_bytes(&disk, &session, &image.config_bytes, &id)?;
+            content::put_bytes(
+                &disk,
+                &session,
+                &image.manifest_bytes,
+                &image.manifest_digest,
+            )
         })
-        .await?
-    };
+        .await?;
+    }
     let mut names = Vec::new();
     for name in image.names {
         names.push(name.with_digest(manifest_digest.clone()).to_string());

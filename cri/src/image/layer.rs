@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{File, Permissions};
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
@@ -23,8 +23,9 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, fchownat, linkat, symlinkat};
 use xattr::FileExt;
 
-use super::digest::{Digest, Hashing};
+use super::digest::{Algorithm, Digest, Hashing};
 use super::error::ContentError;
+use super::pipe::{ChunkSender, pipe};
 use super::rooted::{RelativePath, Root, is_directory, is_whiteout, look, remove_tree};
 use super::tar_stream::{Entry, Kind, Limits, TarStream, bad};
 
@@ -32,9 +33,9 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Other names of this form are aufs's own bookkeeping.
 const WHITEOUT_META: &[u8] = b".wh..wh.";
-/// Up to so many inodes are made durable one by one; above, one syncfs(2) is cheaper, though it
-/// also writes out what other programs have dirty.
-const SYNC_SINGLY: u64 = 64;
+/// Uncompressed bytes that are handed on at a time, and how many such chunks may wait.
+const CHUNK: usize = 128 << 10;
+const CHUNKS: usize = 8;
 /// Filesystem blocks are taken as 4 KiB when use is counted.
 const DISK_BLOCK: u64 = 4096;
 
@@ -47,38 +48,97 @@ pub(crate) struct Unpacked {
     pub(crate) inodes: u64,
 }
 
-/// Uncompressed content of a blob, told by its first bytes as containerd does: media types lie.
-pub(crate) fn decompress(mut blob: File) -> io::Result<Box<dyn Read + Send>> {
-    let mut magic = [0; 4];
-    let mut filled = 0;
-    while filled < magic.len() {
-        match blob.read(&mut magic[filled..])? {
-            0 => break,
-            n => filled += n,
-        }
+/// Hands the uncompressed content of a blob to `work`. The form is told by the first bytes, as
+/// containerd does: media types lie. Decompression is done by a thread of its own, which is gone when
+/// this returns.
+pub(crate) fn decompressed<T>(
+    mut blob: impl BufRead + Send,
+    work: impl FnOnce(&mut dyn BufRead) -> T,
+) -> io::Result<T> {
+    let mut magic = Vec::new();
+    blob.by_ref().take(4).read_to_end(&mut magic)?;
+    let form = Form::of(&magic);
+    let mut blob = io::Cursor::new(magic).chain(blob);
+    if form == Form::Plain {
+        return Ok(work(&mut blob));
     }
-    blob.rewind()?;
-    let reader = BufReader::with_capacity(1 << 17, blob);
-    Ok(match &magic[..filled] {
-        [0x1f, 0x8b, ..] => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
-        // A frame, or a skippable frame (RFC 8878).
-        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(reader)?)
-        }
-        _ => Box::new(reader),
+    std::thread::scope(|scope| {
+        let (sender, mut reader) = pipe(CHUNKS);
+        std::thread::Builder::new()
+            .name("decompress".to_owned())
+            .spawn_scoped(scope, move || match form {
+                Form::Gzip => pump(flate2::bufread::MultiGzDecoder::new(blob), sender),
+                _ => match zstd::stream::read::Decoder::with_buffer(blob) {
+                    Ok(decoder) => pump(decoder, sender),
+                    Err(error) => sender.fail(error),
+                },
+            })?;
+        Ok(work(&mut reader))
+        // The reader goes here, which ends a thread that still has something to say.
     })
 }
 
-/// Unpacks `blob` into the empty directory `dest`; if `durable`, all of it survives a power cut when
-/// this returns. The caller compares the digest, and removes `dest` on error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    Gzip,
+    Zstd,
+}
+
+impl Form {
+    fn of(magic: &[u8]) -> Form {
+        match magic {
+            [0x1f, 0x8b, ..] => Form::Gzip,
+            // A frame, or a skippable frame (RFC 8878).
+            [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Form::Zstd,
+            _ => Form::Plain,
+        }
+    }
+}
+
+fn pump(mut from: impl Read, to: ChunkSender) {
+    loop {
+        let mut chunk = vec![0; CHUNK];
+        let mut filled = 0;
+        while filled < CHUNK {
+            match from.read(&mut chunk[filled..]) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return to.fail(error),
+            }
+        }
+        chunk.truncate(filled);
+        if !to.send(chunk.into()) {
+            return;
+        }
+        if filled < CHUNK {
+            return to.end();
+        }
+    }
+}
+
+/// Unpacks `blob` into the empty directory `dest`. Nothing is synced. The caller compares the
+/// digest, which is made with `algorithm`, and removes `dest` on error.
 pub(crate) fn unpack(
-    blob: File,
+    blob: impl BufRead + Send,
     dest: &Path,
     limits: Limits,
-    durable: bool,
+    algorithm: Algorithm,
 ) -> Result<Unpacked, ContentError> {
-    let content = decompress(blob).map_err(ContentError::Read)?;
-    let mut stream = TarStream::new(Hashing::new(content), limits);
+    decompressed(blob, |content| {
+        content_into(content, dest, limits, algorithm)
+    })
+    .map_err(ContentError::Read)?
+}
+
+fn content_into(
+    content: &mut dyn BufRead,
+    dest: &Path,
+    limits: Limits,
+    algorithm: Algorithm,
+) -> Result<Unpacked, ContentError> {
+    let mut stream = TarStream::new(Hashing::with(algorithm, content), limits);
     let root = Root::open(dest).map_err(|source| write_error("/", source))?;
     let mut writer = Writer {
         root,
@@ -86,7 +146,6 @@ pub(crate) fn unpack(
         bytes: 0,
         inodes: 1,
         limits,
-        durable,
     };
     writer.root_defaults()?;
     while let Some(entry) = stream.next()? {
@@ -109,14 +168,9 @@ struct Writer {
     bytes: u64,
     inodes: u64,
     limits: Limits,
-    durable: bool,
 }
 
 impl Writer {
-    fn sync_singly(&self) -> bool {
-        self.durable && self.inodes <= SYNC_SINGLY
-    }
-
     fn root_defaults(&mut self) -> Result<(), ContentError> {
         self.directories.insert(PathBuf::new(), None);
         self.root
@@ -128,7 +182,7 @@ impl Writer {
     fn entry(
         &mut self,
         entry: &Entry,
-        body: &mut TarStream<impl Read>,
+        body: &mut TarStream<impl BufRead>,
     ) -> Result<(), ContentError> {
         let path = RelativePath::clean(&entry.path)
             .ok_or_else(|| bad(&entry.name(), "the path leaves the layer"))?;
@@ -151,7 +205,7 @@ impl Writer {
         path: &RelativePath,
         parent: &Path,
         name: &OsStr,
-        body: &mut TarStream<impl Read>,
+        body: &mut TarStream<impl BufRead>,
     ) -> io::Result<()> {
         let directory = self.make_parent(parent)?;
         let at = directory.as_fd();
@@ -254,18 +308,24 @@ impl Writer {
         at: BorrowedFd<'_>,
         name: &OsStr,
         entry: &Entry,
-        body: &mut TarStream<impl Read>,
+        body: &mut TarStream<impl BufRead>,
     ) -> io::Result<()> {
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let mut file = File::from(openat(at, name, flags, Mode::S_IRUSR | Mode::S_IWUSR)?);
         self.inode()?;
-        io::copy(body, &mut file)?;
+        match &entry.sparse {
+            None => body.copy_body(entry.size, &mut file)?,
+            Some(sparse) => {
+                for (offset, length) in &sparse.segments {
+                    file.seek(SeekFrom::Start(*offset))?;
+                    body.copy_body(*length, &mut file)?;
+                }
+                file.set_len(sparse.size)?;
+            }
+        }
         own(&file, entry)?;
         set_time(at, name, entry.mtime)?;
-        if self.sync_singly() {
-            file.sync_all()?;
-        }
         self.bytes += entry.size.next_multiple_of(DISK_BLOCK);
         Ok(())
     }
@@ -307,29 +367,17 @@ impl Writer {
         own_at(at, name, entry)
     }
 
-    /// Times of directories, then everything to disk.
+    /// Times of directories.
     fn finish(&self) -> Result<(), ContentError> {
         for (path, mtime) in &self.directories {
             let Ok(directory) = self.root.directory_file(path) else {
                 // Replaced by something else later in the archive.
                 continue;
             };
-            let result = (|| {
-                if let Some(mtime) = mtime {
-                    set_time(directory.as_fd(), OsStr::new("."), *mtime)?;
-                }
-                if self.sync_singly() {
-                    directory.sync_all()?;
-                }
-                Ok(())
-            })();
-            result.map_err(|source| write_error(&path.to_string_lossy(), source))?;
-        }
-        if self.durable && !self.sync_singly() {
-            self.root
-                .directory_file(Path::new(""))
-                .and_then(|root| Ok(nix::unistd::syncfs(root.as_fd())?))
-                .map_err(|source| write_error("/", source))?;
+            if let Some(mtime) = mtime {
+                set_time(directory.as_fd(), OsStr::new("."), *mtime)
+                    .map_err(|source| write_error(&path.to_string_lossy(), source))?;
+            }
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use super::digest::Digest;
 use super::error::ImageError;
+use super::platform::Platform;
 use super::records::LayerOf;
 
 /// Bound on a manifest, index or configuration: they are read into memory.
@@ -26,6 +27,12 @@ const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+j
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
+/// Entries of one index, and indexes within indexes: more is a mistake or an attack.
+const MAX_ENTRIES: usize = 1000;
+const MAX_DEPTH: usize = 4;
+/// Documents read until the image is found.
+const MAX_DOCUMENTS: usize = 16;
+
 /// What we ask a registry for.
 pub(crate) const ACCEPT: [&str; 4] = [OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST];
 
@@ -35,6 +42,16 @@ pub(crate) struct Descriptor {
     pub(crate) digest: Digest,
     pub(crate) size: u64,
     pub(crate) annotations: BTreeMap<String, String>,
+}
+
+impl Descriptor {
+    pub(crate) fn of(digest: Digest, size: u64) -> Descriptor {
+        Descriptor {
+            digest,
+            size,
+            annotations: BTreeMap::new(),
+        }
+    }
 }
 
 /// A manifest of one image.
@@ -50,14 +67,6 @@ pub(crate) struct Manifest {
 pub(crate) struct Variant {
     pub(crate) descriptor: Descriptor,
     pub(crate) platform: Option<Platform>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Platform {
-    pub(crate) os: String,
-    pub(crate) architecture: String,
-    #[serde(default)]
-    pub(crate) variant: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,8 +120,15 @@ pub(crate) fn parse(data: &[u8]) -> Result<Document, ImageError> {
         (None, None, Some(manifests))
             if !matches!(media_type, Some(OCI_MANIFEST | DOCKER_MANIFEST)) =>
         {
+            if manifests.len() > MAX_ENTRIES {
+                return Err(ImageError::Unsupported(format!(
+                    "the index has {} entries, the limit is {MAX_ENTRIES}",
+                    manifests.len()
+                )));
+            }
             manifests
                 .into_iter()
+                .filter(|entry| ACCEPT.contains(&entry.media_type.as_str()))
                 .map(variant)
                 .collect::<Result<_, _>>()
                 .map(Document::Index)
@@ -131,7 +147,7 @@ pub(crate) fn parse(data: &[u8]) -> Result<Document, ImageError> {
 fn manifest(config: WireDescriptor, layers: Vec<WireDescriptor>) -> Result<Manifest, ImageError> {
     if config.media_type != OCI_CONFIG && config.media_type != DOCKER_CONFIG {
         return Err(ImageError::Unsupported(format!(
-            "the manifest is not of a container image, its config has media type {:?}",
+            "this is an artifact and not a container image: its config has media type {:?}",
             config.media_type
         )));
     }
@@ -159,8 +175,15 @@ fn layer(wire: WireDescriptor) -> Result<Descriptor, ImageError> {
     if plain {
         return descriptor(wire);
     }
+    let why = if media_type.contains("nondistributable") || media_type.contains("foreign") {
+        ": a foreign layer, which is not served with the image"
+    } else if media_type.contains("+encrypted") {
+        ": an encrypted layer"
+    } else {
+        ""
+    };
     Err(ImageError::Unsupported(format!(
-        "layer {} has media type {media_type:?}, which is not supported",
+        "layer {} has media type {media_type:?}, which is not supported{why}",
         wire.digest
     )))
 }
@@ -191,57 +214,103 @@ fn descriptor(wire: WireDescriptor) -> Result<Descriptor, ImageError> {
     })
 }
 
-/// This machine's architecture in the words of Go, which the specifications use.
-pub(crate) fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
-    }
+/// The way from what a name stands for to the manifest of one platform, through indexes within
+/// indexes. Whoever uses it reads what it asks for and hands the bytes in.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    wanted: Platform,
+    /// Still to try, the next one last, with its depth.
+    pending: Vec<(Variant, usize)>,
+    depth: usize,
+    read: usize,
+    offered: Vec<String>,
 }
 
-/// The entry for this machine. Among several, the one without a CPU variant, or the lowest one:
-/// a higher one may use instructions that this processor doesn't have.
-pub(crate) fn choose(variants: &[Variant]) -> Option<&Variant> {
-    if let [only] = variants
-        && only.platform.is_none()
-    {
-        return Some(only);
-    }
-    variants
-        .iter()
-        .filter(|v| {
-            v.platform
-                .as_ref()
-                .is_some_and(|p| p.os == "linux" && p.architecture == architecture())
-        })
-        .min_by_key(|v| v.platform.as_ref().and_then(|p| p.variant.clone()))
+/// What comes next.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Read this document, verify it, and hand it in.
+    Read(Descriptor),
+    Found(Manifest),
 }
 
-/// For an error: what the index offers.
-pub(crate) fn offered(variants: &[Variant]) -> String {
-    let mut names: Vec<String> = variants
-        .iter()
-        .filter_map(|v| v.platform.as_ref())
-        .map(|p| format!("{}/{}", p.os, p.architecture))
-        .collect();
-    names.sort();
-    names.dedup();
-    names.join(", ")
+impl Choice {
+    pub(crate) fn new(wanted: &Platform) -> Choice {
+        Choice {
+            wanted: wanted.clone(),
+            pending: Vec::new(),
+            depth: 0,
+            read: 0,
+            offered: Vec::new(),
+        }
+    }
+
+    /// Takes the document that was named or asked for.
+    pub(crate) fn document(&mut self, bytes: &[u8]) -> Result<Step, ImageError> {
+        self.read += 1;
+        match parse(bytes)? {
+            Document::Manifest(manifest) => return Ok(Step::Found(manifest)),
+            Document::Index(_) if self.depth >= MAX_DEPTH => {
+                return Err(ImageError::Unsupported(format!(
+                    "the index has more than {MAX_DEPTH} indexes within one another"
+                )));
+            }
+            Document::Index(entries) => self.index(&entries),
+        }
+        match self.pending.pop() {
+            Some((next, depth)) if self.read < MAX_DOCUMENTS => {
+                self.depth = depth;
+                Ok(Step::Read(next.descriptor))
+            }
+            _ => Err(self.nothing()),
+        }
+    }
+
+    /// The best entry of this platform first; those that name no platform (indexes, mostly) last.
+    fn index(&mut self, entries: &[Variant]) {
+        let mut fitting: Vec<(usize, &Variant)> = entries
+            .iter()
+            .filter_map(|entry| match &entry.platform {
+                None => Some((usize::MAX, entry)),
+                Some(platform) => self.wanted.rank(platform).map(|rank| (rank, entry)),
+            })
+            .collect();
+        fitting.sort_by_key(|(rank, _)| *rank);
+        let depth = self.depth + 1;
+        let next = fitting.into_iter().rev();
+        self.pending
+            .extend(next.map(|(_, entry)| (entry.clone(), depth)));
+        let names = entries.iter().filter_map(|entry| entry.platform.as_ref());
+        self.offered.extend(names.map(Platform::to_string));
+    }
+
+    fn nothing(&self) -> ImageError {
+        let mut offered = self.offered.clone();
+        offered.sort();
+        offered.dedup();
+        offered.truncate(50);
+        ImageError::Unsupported(format!(
+            "no image for {} in the index, which offers {}",
+            self.wanted,
+            match offered.is_empty() {
+                true => "none".to_owned(),
+                false => offered.join(", "),
+            }
+        ))
+    }
 }
 
 /// Pairs a manifest's layers with the configuration's diff ids, and checks that the image is for
-/// this machine.
+/// the platform that was asked for.
 pub(crate) fn layers(
     manifest: &Manifest,
     config: &ImageConfiguration,
+    wanted: &Platform,
 ) -> Result<Vec<LayerOf>, ImageError> {
     let (os, arch) = (config.os().to_string(), config.architecture().to_string());
-    let fits = |value: &str, wanted: &str| value.is_empty() || value == wanted;
-    if !fits(&os, "linux") || !fits(&arch, architecture()) {
+    if !wanted.takes(&os, &arch) {
         return Err(ImageError::Unsupported(format!(
-            "the image is for {os}/{arch}, this node is linux/{}",
-            architecture()
+            "the image is for {os}/{arch}, wanted is {wanted}"
         )));
     }
     let diff_ids = config.rootfs().diff_ids();
@@ -259,6 +328,7 @@ pub(crate) fn layers(
         .map(|(layer, diff_id)| {
             Ok(LayerOf {
                 blob: layer.digest.clone(),
+                size: Some(layer.size),
                 diff_id: diff_id.parse().map_err(|source| ImageError::Malformed {
                     what: "the configuration has a bad diff id".to_owned(),
                     source: Some(Box::new(source)),
@@ -272,36 +342,76 @@ pub(crate) fn layers(
 mod tests {
     use super::*;
 
-    fn entry(platform: Option<(&str, &str, Option<&str>)>, content: &str) -> Variant {
-        Variant {
-            descriptor: Descriptor {
-                digest: Digest::of(content.as_bytes()),
-                size: 1,
-                annotations: BTreeMap::new(),
-            },
-            platform: platform.map(|(os, architecture, variant)| Platform {
-                os: os.into(),
-                architecture: architecture.into(),
-                variant: variant.map(Into::into),
-            }),
+    fn descriptor(content: &str) -> serde_json::Value {
+        let digest = Digest::of(content.as_bytes());
+        serde_json::json!({"mediaType": OCI_MANIFEST, "digest": digest, "size": content.len()})
+    }
+
+    fn index(entries: &[serde_json::Value]) -> Vec<u8> {
+        let index = serde_json::json!({"schemaVersion": 2, "manifests": entries});
+        index.to_string().into_bytes()
+    }
+
+    fn entry(platform: &str, content: &str) -> serde_json::Value {
+        let mut entry = descriptor(content);
+        let platform: Platform = platform.parse().unwrap();
+        entry["platform"] = serde_json::json!({"os": platform.os,
+            "architecture": platform.architecture, "variant": platform.variant});
+        entry
+    }
+
+    fn read(step: Step) -> Digest {
+        match step {
+            Step::Read(descriptor) => descriptor.digest,
+            Step::Found(_) => panic!("found at once"),
         }
     }
 
     #[test]
-    fn the_platform_of_this_machine_is_chosen() {
-        let us = architecture();
-        let index = [
-            entry(Some(("windows", us, None)), "w"),
-            entry(Some(("linux", "s390x", None)), "z"),
-            entry(Some(("linux", us, Some("v3"))), "3"),
-            entry(Some(("linux", us, None)), "yes"),
-            entry(Some(("unknown", "unknown", None)), "attestation"),
-        ];
-        assert_eq!(choose(&index), Some(&index[3]));
-        assert_eq!(choose(&index[..2]), None);
-        let lone = [entry(None, "lone")];
-        assert_eq!(choose(&lone), Some(&lone[0]));
-        assert_eq!(offered(&index[..2]), format!("linux/s390x, windows/{us}"));
+    fn the_platform_is_found_through_indexes_and_past_what_is_no_image() {
+        let mut nested = descriptor("nested");
+        nested["mediaType"] = OCI_INDEX.into();
+        let mut foreign = entry("linux/amd64", "signature");
+        foreign["mediaType"] = "application/vnd.example+json".into();
+        let outer = index(&[
+            foreign,
+            nested,
+            entry("unknown/unknown", "attestation"),
+            entry("linux/s390x", "z"),
+        ]);
+        let wanted: Platform = "linux/amd64/v2".parse().unwrap();
+        let mut choice = Choice::new(&wanted);
+        let step = choice.document(&outer).unwrap();
+        assert_eq!(read(step), Digest::of(b"nested"));
+        let inner = index(&[
+            entry("linux/amd64", "base"),
+            entry("linux/amd64/v3", "v3"),
+            entry("linux/amd64/v2", "v2"),
+        ]);
+        let step = choice.document(&inner).unwrap();
+        assert_eq!(read(step), Digest::of(b"v2"));
+        let config =
+            serde_json::json!({"mediaType": OCI_CONFIG, "digest": Digest::of(b""), "size": 0});
+        let image = serde_json::json!({"schemaVersion": 2, "config": config, "layers": []});
+        let step = choice.document(image.to_string().as_bytes()).unwrap();
+        assert!(matches!(step, Step::Found(_)));
+    }
+
+    #[test]
+    fn what_fits_nowhere_names_what_is_offered_and_depth_has_an_end() {
+        let wanted: Platform = "linux/amd64".parse().unwrap();
+        let foreign = index(&[entry("linux/s390x", "z"), entry("windows/amd64", "w")]);
+        let error = Choice::new(&wanted).document(&foreign).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .ends_with("offers linux/s390x, windows/amd64")
+        );
+        let mut deeper = descriptor("again");
+        deeper["mediaType"] = OCI_INDEX.into();
+        let (bytes, mut choice) = (index(&[deeper]), Choice::new(&wanted));
+        let ends = (0..10).find_map(|_| choice.document(&bytes).err());
+        assert!(ends.unwrap().to_string().contains("within one another"));
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub(crate) struct ImageRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LayerOf {
     pub(crate) blob: Digest,
+    /// Compressed bytes. Not known of images that were recorded before this was kept.
+    #[serde(default)]
+    pub(crate) size: Option<u64>,
     pub(crate) diff_id: Digest,
 }
 
@@ -60,6 +63,9 @@ pub(crate) struct LayerRecord {
 pub(crate) struct LeaseRecord {
     pub(crate) version: u32,
     pub(crate) owner: String,
+    /// The images, which stay in use while the lease does.
+    #[serde(default)]
+    pub(crate) images: Vec<Digest>,
     pub(crate) layers: Vec<Digest>,
 }
 
@@ -110,11 +116,23 @@ impl LayerRecord {
 }
 
 impl LeaseRecord {
-    pub(crate) fn new(owner: String, layers: Vec<Digest>) -> Self {
+    pub(crate) fn new(owner: String, images: Vec<Digest>, layers: Vec<Digest>) -> Self {
         LeaseRecord {
             version: VERSION,
             owner,
+            images,
             layers,
+        }
+    }
+}
+
+impl LeaseRecord {
+    /// Whether the owner of this lease uses this image. Leases of old say only the layers.
+    pub(crate) fn uses(&self, image: &ImageRecord) -> bool {
+        let mut layers = image.layers.iter();
+        match self.images.is_empty() {
+            false => self.images.contains(&image.id),
+            true => layers.all(|layer| self.layers.contains(&layer.diff_id)),
         }
     }
 }
@@ -150,9 +168,10 @@ pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), ImageEr
     disk::write_atomic(path, &data)
 }
 
-/// Replaces a lease. It outlives this process, not a power cut, which ends its owner too.
-pub(crate) fn write_lease(path: &Path, lease: &LeaseRecord) -> Result<(), ImageError> {
-    let data = serde_json::to_vec(lease).expect("records are plain data with string keys");
+/// Replaces a record. It outlives this process; a power cut may leave the old one or an empty file.
+/// Right for leases, whose owners a power cut ends too, and where the caller syncs afterwards.
+pub(crate) fn write_unsynced<T: Serialize>(path: &Path, record: &T) -> Result<(), ImageError> {
+    let data = serde_json::to_vec(record).expect("records are plain data with string keys");
     disk::write_whole(path, &data)
 }
 

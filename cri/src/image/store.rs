@@ -6,16 +6,21 @@ use std::sync::Arc;
 
 use super::build;
 use super::content::{self, RECORDS_WAIT};
+use super::credentials::CredentialFile;
 use super::digest::{Digest, is_sha256_hex};
 use super::disk::{self, Disk, Mode, Session, blocking};
 use super::error::ImageError;
 use super::export;
 use super::gc;
 use super::import;
+use super::platform::Platform;
 use super::pull::{self, SESSION_WAIT};
-use super::records::{self, ImageRecord, LayerRecord, LeaseRecord, RefRecord};
+use super::records::{self, ImageRecord, LeaseRecord, RefRecord};
 use super::reference::Reference;
-use super::types::{Auth, BuildOptions, FsInfo, Image, ProgressFn, Removed};
+use super::types::{
+    Auth, BuildOptions, DiskUsage, ExportFormat, FsInfo, Image, ProgressFn, PullOptions, Removed,
+};
+use super::usage;
 
 /// Shorter prefixes of an id are not looked up: they are too likely to be a typing error.
 const MIN_ID_PREFIX: usize = 4;
@@ -49,7 +54,7 @@ impl ImageStore {
         registries_dir: impl Into<PathBuf>,
     ) -> Result<ImageStore, ImageError> {
         let disk = Disk::create(dir.into())?;
-        gc::collect(&disk)?;
+        gc::open(&disk)?;
         Ok(ImageStore {
             inner: Arc::new(Inner {
                 disk,
@@ -75,9 +80,29 @@ impl ImageStore {
         auth: Auth,
         progress: ProgressFn,
     ) -> Result<Image, ImageError> {
+        let options = PullOptions::default();
+        self.pull_with(reference, auth, &options, progress).await
+    }
+
+    /// The same, with other options than the defaults. Dropping it ends the pull; what arrived of a
+    /// layer is kept for the next one.
+    pub async fn pull_with(
+        &self,
+        reference: &str,
+        auth: Auth,
+        options: &PullOptions,
+        progress: ProgressFn,
+    ) -> Result<Image, ImageError> {
         let parsed: Reference = reference.parse()?;
-        let dir = &self.inner.registries_dir;
-        let result = pull::pull(self.disk(), dir, &parsed, auth, progress).await;
+        let work = async {
+            let auth = match auth {
+                Auth::Anonymous => kept_credentials(&parsed, &options.credentials).await?,
+                given => given,
+            };
+            let dir = &self.inner.registries_dir;
+            pull::pull(self.disk(), dir, &parsed, auth, options, progress).await
+        };
+        let result = work.await;
         self.tidy_up().await;
         result.map_err(|source| ImageError::Pull {
             reference: parsed.to_string(),
@@ -125,23 +150,39 @@ impl ImageStore {
             let Some(record) = find(&disk, &refs, &wanted)? else {
                 return Ok(Removed::default());
             };
-            let (names, whole) = to_remove(&record.id, &refs, &wanted);
-            // The names first: a crash in between leaves an image without names, not a dead name.
-            for name in &names {
-                disk::remove_file(&disk.reference(name))?;
-            }
-            if whole {
-                disk::remove_file(&disk.image(&record.id))?;
-            }
+            let removed = remove(&disk, &record, &refs, &wanted)?;
             drop(lock);
-            Ok(Removed {
-                untagged: names,
-                deleted: whole.then_some(record.id),
-            })
+            Ok(removed)
         })
         .await?;
         self.collect_garbage().await?;
         Ok(removed)
+    }
+
+    /// Removes images without any name, or with `all` every image that no container uses; pinned ones
+    /// stay. What was removed, and how many bytes that gave back.
+    pub async fn prune(&self, all: bool) -> Result<(Vec<Removed>, u64), ImageError> {
+        let before = self.fs_info().await?.used_bytes;
+        let lock = self.lock_records().await?;
+        let disk = self.disk().clone();
+        let removed = blocking(move || {
+            let refs: Vec<RefRecord> = records::read_all(&disk.sub("refs"))?;
+            let leases = records::read_leases(&disk)?;
+            let mut removed = Vec::new();
+            for record in records::read_all::<ImageRecord>(&disk.sub("images"))? {
+                let named = refs.iter().any(|r| r.image == record.id);
+                let used = leases.iter().any(|lease| lease.uses(&record));
+                if (!named || all) && !used && !record.pinned {
+                    removed.push(remove(&disk, &record, &refs, &record.id.to_string())?);
+                }
+            }
+            drop(lock);
+            Ok(removed)
+        })
+        .await?;
+        self.collect_garbage().await?;
+        let after = self.fs_info().await?.used_bytes;
+        Ok((removed, before.saturating_sub(after)))
     }
 
     /// Gives an image one more name.
@@ -171,42 +212,48 @@ impl ImageStore {
     }
 
     /// Keeps the image's layers on disk for `owner` (a container id) until [`Self::release`], even
-    /// when the image is removed meanwhile, until the machine goes down. Taking it again replaces it. Call this before
-    /// mounting the layers.
+    /// when the image is removed meanwhile, until the machine goes down. Taking it again replaces it.
+    /// Call this before mounting the layers.
     pub async fn lease(&self, owner: &str, ref_or_id: &str) -> Result<Image, ImageError> {
-        self.take_lease(owner, ref_or_id, false).await
+        self.lease_for(owner, ref_or_id, false).await
     }
 
-    /// As [`Self::lease`], beside what the owner holds already.
+    /// Keeps one more image's layers for an owner, beside those that it has: an image that is mounted
+    /// as a volume. Ends with [`Self::release`] like the rest.
     pub async fn lease_also(&self, owner: &str, ref_or_id: &str) -> Result<Image, ImageError> {
-        self.take_lease(owner, ref_or_id, true).await
+        self.lease_for(owner, ref_or_id, true).await
     }
 
-    async fn take_lease(
+    async fn lease_for(
         &self,
         owner: &str,
         ref_or_id: &str,
-        also: bool,
+        keep: bool,
     ) -> Result<Image, ImageError> {
         // While this is held no layer goes away, so those that are here now are still here when
-        // the lease is on disk.
-        let session = Session::begin(self.disk(), SESSION_WAIT).await?;
+        // the lease is written.
+        let path = self.disk().content_lock();
+        let moment = disk::lock(&path, Mode::Shared, SESSION_WAIT).await?;
         let (disk, owner) = (self.disk().clone(), owner.to_owned());
         let wanted = ref_or_id.to_owned();
         blocking(move || {
             let record = find_existing(&disk, &wanted)?;
-            let mut layers: Vec<Digest> = record.layers.iter().map(|l| l.diff_id.clone()).collect();
-            for layer in &layers {
-                if !content::has_layer(&disk, layer)? {
+            for layer in &record.layers {
+                if !content::has_layer(&disk, &layer.diff_id)? {
                     return Err(ImageError::NotFound(wanted));
                 }
             }
             let path = disk.lease(&owner);
-            if also && let Some(held) = records::read_lease(&path)? {
-                layers.extend(held.layers);
-            }
-            records::write_lease(&path, &LeaseRecord::new(owner, layers))?;
-            drop(session);
+            let held = match keep {
+                true => records::read_lease(&path)?,
+                false => None,
+            };
+            let mut lease = held.unwrap_or(LeaseRecord::new(owner, Vec::new(), Vec::new()));
+            lease.images.push(record.id.clone());
+            let layers = record.layers.iter().map(|layer| layer.diff_id.clone());
+            lease.layers.extend(layers);
+            records::write_unsynced(&path, &lease)?;
+            drop(moment);
             let refs = records::read_all(&disk.sub("refs"))?;
             records::view(&disk, &record, &refs)
         })
@@ -274,20 +321,42 @@ impl ImageStore {
         path: &Path,
         progress: ProgressFn,
     ) -> Result<Vec<Image>, ImageError> {
-        let result = import::import(self.disk(), path, progress).await;
+        self.import_for(&Platform::host(), path, progress).await
+    }
+
+    /// The same, for another platform than this machine's.
+    pub async fn import_for(
+        &self,
+        platform: &Platform,
+        path: &Path,
+        progress: ProgressFn,
+    ) -> Result<Vec<Image>, ImageError> {
+        let result = import::import(self.disk(), path, platform, progress).await;
         self.tidy_up().await;
         result
     }
 
-    /// Writes an image as an OCI archive (tar), replacing the file atomically.
-    pub async fn export(&self, ref_or_id: &str, path: &Path) -> Result<(), ImageError> {
+    /// Writes an image to a file or directory. A file is replaced atomically.
+    pub async fn export(
+        &self,
+        ref_or_id: &str,
+        path: &Path,
+        format: ExportFormat,
+    ) -> Result<(), ImageError> {
         let session = Session::begin(self.disk(), SESSION_WAIT).await?;
-        let (disk, wanted) = (self.disk().clone(), ref_or_id.to_owned());
-        let path = path.to_owned();
+        let find = {
+            let (disk, wanted) = (self.disk().clone(), ref_or_id.to_owned());
+            move || find_existing(&disk, &wanted)
+        };
+        let record = blocking(find.clone()).await?;
+        let claims = content::claims([&record.id, &record.manifest], &record.layers);
+        session.claim(claims).await?;
+        let (disk, path) = (self.disk().clone(), path.to_owned());
         blocking(move || {
-            let record = find_existing(&disk, &wanted)?;
+            // Again, now that its content stays.
+            let record = find()?;
             let refs: Vec<RefRecord> = records::read_all(&disk.sub("refs"))?;
-            export::export(&disk, &record, &refs, &path)?;
+            export::export(&disk, &record, &refs, &path, format)?;
             drop(session);
             Ok(())
         })
@@ -305,11 +374,21 @@ impl ImageStore {
     /// unpacked, so this reads no trees.
     pub async fn fs_info(&self) -> Result<FsInfo, ImageError> {
         let disk = self.disk().clone();
-        blocking(move || fs_info(&disk)).await
+        blocking(move || usage::of_store(&disk)).await
     }
 
-    /// Removes content that nothing refers to. Does nothing while another operation runs, which
-    /// will do it when it ends.
+    /// What one image occupies, and how much of that other images use as well.
+    pub async fn disk_usage(&self, ref_or_id: &str) -> Result<DiskUsage, ImageError> {
+        let (disk, wanted) = (self.disk().clone(), ref_or_id.to_owned());
+        blocking(move || {
+            let record = find_existing(&disk, &wanted)?;
+            let images: Vec<ImageRecord> = records::read_all(&disk.sub("images"))?;
+            usage::of(&disk, &record, &images)
+        })
+        .await
+    }
+
+    /// Removes content that nothing refers to, and no operation that runs relies on.
     pub async fn collect_garbage(&self) -> Result<(), ImageError> {
         let disk = self.disk().clone();
         blocking(move || gc::collect(&disk).map(drop)).await
@@ -326,6 +405,15 @@ impl ImageStore {
             tracing::warn!(error = %error.message(), "collecting unused image content");
         }
     }
+}
+
+async fn kept_credentials(reference: &Reference, paths: &[PathBuf]) -> Result<Auth, ImageError> {
+    if paths.is_empty() {
+        return Ok(Auth::Anonymous);
+    }
+    let paths = paths.to_vec();
+    let file = blocking(move || Ok(CredentialFile::first(&paths)?)).await?;
+    Ok(file.find(reference).await?)
 }
 
 /// A view of a record, or `None` if the image was removed since the record was read.
@@ -408,25 +496,24 @@ fn to_remove(id: &Digest, refs: &[RefRecord], wanted: &str) -> (Vec<String>, boo
     (names, whole)
 }
 
-fn fs_info(disk: &Disk) -> Result<FsInfo, ImageError> {
-    let blobs = disk.sub("blobs/sha256");
-    let fail = |source| ImageError::storage("listing", &blobs, source);
-    let (mut used_bytes, mut inodes_used) = (0, 0);
-    for entry in std::fs::read_dir(&blobs).map_err(fail)? {
-        // One that vanishes meanwhile occupies nothing.
-        if let Ok(metadata) = entry.map_err(fail)?.metadata() {
-            used_bytes += std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
-            inodes_used += 1;
-        }
+/// The caller holds the lock of the records.
+fn remove(
+    disk: &Disk,
+    record: &ImageRecord,
+    refs: &[RefRecord],
+    wanted: &str,
+) -> Result<Removed, ImageError> {
+    let (names, whole) = to_remove(&record.id, refs, wanted);
+    // The names first: a crash in between leaves an image without names, not a dead name.
+    for name in &names {
+        disk::remove_file(&disk.reference(name))?;
     }
-    for layer in records::read_all::<LayerRecord>(&disk.sub("layers"))? {
-        used_bytes += layer.bytes;
-        inodes_used += layer.inodes;
+    if whole {
+        disk::remove_file(&disk.image(&record.id))?;
     }
-    Ok(FsInfo {
-        mountpoint: disk.dir().to_owned(),
-        used_bytes,
-        inodes_used,
+    Ok(Removed {
+        untagged: names,
+        deleted: whole.then(|| record.id.clone()),
     })
 }
 

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Reads a tar stream entry by entry: ustar, PAX extended headers (POSIX.1-2001) and GNU long names.
+//! Reads a tar stream entry by entry: ustar, PAX extended headers (POSIX.1-2001), GNU long names and
+//! sparse files.
 //!
 //! The `tar` crate's iterator reads long names and PAX records of any size into memory, and in its
 //! raw mode skips bodies by the wrong size when PAX overrides it. A layer is hostile input, so the
 //! walk over blocks is done here with bounds, and only the header fields are left to the crate.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read, Write};
 use std::os::unix::ffi::OsStringExt;
 
 use super::error::ContentError;
+use super::sparse::{MapReader, OldMap, PaxSparse, Sparse};
 
 const BLOCK: usize = 512;
 
@@ -59,6 +61,8 @@ pub(crate) struct Entry {
     pub(crate) mtime: (i64, i64),
     pub(crate) device: (u32, u32),
     pub(crate) xattrs: Vec<(OsString, Vec<u8>)>,
+    /// Where the body's bytes belong, for a sparse file.
+    pub(crate) sparse: Option<Sparse>,
 }
 
 impl Entry {
@@ -87,9 +91,10 @@ struct Overrides {
     gid: Option<u64>,
     mtime: Option<(i64, i64)>,
     xattrs: Vec<(OsString, Vec<u8>)>,
+    sparse: Option<PaxSparse>,
 }
 
-impl<R: Read> TarStream<R> {
+impl<R: BufRead> TarStream<R> {
     pub(crate) fn new(inner: R, limits: Limits) -> Self {
         TarStream {
             inner,
@@ -131,8 +136,31 @@ impl<R: Read> TarStream<R> {
 
     /// Reads on to the end of the stream, past the end of the archive: the digest covers it all.
     pub(crate) fn drain(&mut self) -> Result<(), ContentError> {
-        let mut buffer = [0; 8192];
-        while self.read_some(&mut buffer)? > 0 {}
+        loop {
+            let n = self.fill(usize::MAX)?.len();
+            if n == 0 {
+                return Ok(());
+            }
+            self.inner.consume(n);
+        }
+    }
+
+    /// Copies up to `length` bytes of the body, in the pieces in which they come.
+    pub(crate) fn copy_body(&mut self, length: u64, to: &mut impl Write) -> io::Result<()> {
+        let mut left = length.min(self.body);
+        while left > 0 {
+            let chunk = self
+                .fill(usize::try_from(left).unwrap_or(usize::MAX))
+                .map_err(io::Error::other)?;
+            let n = chunk.len();
+            if n == 0 {
+                return Err(io::Error::other(ended_early()));
+            }
+            to.write_all(chunk)?;
+            self.inner.consume(n);
+            self.body -= n as u64;
+            left -= n as u64;
+        }
         Ok(())
     }
 
@@ -143,14 +171,18 @@ impl<R: Read> TarStream<R> {
         size: u64,
         overrides: Overrides,
     ) -> Result<Entry, ContentError> {
-        let path = overrides
-            .path
+        let mut overrides = overrides;
+        let pax_sparse = overrides.sparse.take();
+        let sparse_name = pax_sparse.as_ref().and_then(|sparse| sparse.name.clone());
+        let path = sparse_name
+            .or(overrides.path)
             .unwrap_or_else(|| header.path_bytes().into_owned());
         self.name = String::from_utf8_lossy(&path).into_owned();
         self.entries += 1;
         if self.entries > self.limits.entries {
             return Err(too_large(self.limits.entries, "entries"));
         }
+        let old_sparse = kind == b'S';
         let kind = match kind {
             // Version 7 archives mark a directory by the slash alone.
             b'0' | 0 | b'7' if path.ends_with(b"/") => Kind::Directory,
@@ -161,7 +193,7 @@ impl<R: Read> TarStream<R> {
             b'4' => Kind::Block,
             b'5' => Kind::Directory,
             b'6' => Kind::Fifo,
-            b'S' => return Err(bad(&self.name, "sparse files are not supported")),
+            b'S' => Kind::File,
             other => {
                 let reason = format!("entry type {:?} is not supported", other as char);
                 return Err(bad(&self.name, reason));
@@ -177,6 +209,15 @@ impl<R: Read> TarStream<R> {
         }
         self.body = size;
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
+        let sparse = match pax_sparse {
+            _ if old_sparse => Some(self.old_sparse(header)?),
+            Some(sparse) if kind == Kind::File => Some(self.pax_sparse(sparse)?),
+            _ => None,
+        };
+        if sparse.as_ref().is_some_and(|s| s.size > self.limits.bytes) {
+            return Err(too_large(self.limits.bytes, "bytes"));
+        }
+        let size = self.body;
         let name = &self.name;
         let old = header.as_old();
         let device = match kind {
@@ -211,8 +252,53 @@ impl<R: Read> TarStream<R> {
             mtime,
             device,
             xattrs: overrides.xattrs,
+            sparse,
             path,
         })
+    }
+
+    /// The old GNU form: more of the map may stand between the header and the body.
+    fn old_sparse(&mut self, header: &tar::Header) -> Result<Sparse, ContentError> {
+        let mut map = OldMap::default();
+        let (size, mut more) = map.header(&self.name, header.as_bytes())?;
+        let mut block = [0; BLOCK];
+        while more {
+            self.whole_block(&mut block)?;
+            more = map.more(&self.name, &block)?;
+        }
+        let segments = map.segments;
+        Sparse { segments, size }.checked(&self.name, self.body)
+    }
+
+    /// The PAX forms: form 1.0 has its map at the beginning of the body.
+    fn pax_sparse(&mut self, pax: PaxSparse) -> Result<Sparse, ContentError> {
+        let in_body = pax.map_in_body();
+        let mut sparse = pax.finish(&self.name)?;
+        if in_body {
+            let (mut map, mut block) = (MapReader::default(), [0; BLOCK]);
+            sparse.segments = loop {
+                if self.body < BLOCK as u64 {
+                    return Err(bad(&self.name, "the map of the sparse file has no end"));
+                }
+                self.whole_block(&mut block)?;
+                self.body -= BLOCK as u64;
+                if let Some(segments) = map.block(&self.name, &block)? {
+                    break segments;
+                }
+            };
+        }
+        sparse.checked(&self.name, self.body)
+    }
+
+    fn whole_block(&mut self, block: &mut [u8; BLOCK]) -> Result<(), ContentError> {
+        let mut filled = 0;
+        while filled < BLOCK {
+            match self.read_some(&mut block[filled..])? {
+                0 => return Err(ended_early()),
+                n => filled += n,
+            }
+        }
+        Ok(())
     }
 
     /// A header block, or `None` at the end mark or at a clean end of the stream.
@@ -256,35 +342,48 @@ impl<R: Read> TarStream<R> {
     }
 
     fn skip_rest(&mut self) -> Result<(), ContentError> {
-        io::copy(self, &mut io::sink()).map_err(content_error)?;
-        let mut block = [0; BLOCK];
+        self.padding += std::mem::take(&mut self.body);
         while self.padding > 0 {
-            let want = self.padding.min(BLOCK as u64) as usize;
-            match self.read_some(&mut block[..want])? {
-                0 => return Err(ended_early()),
-                n => self.padding -= n as u64,
+            let want = usize::try_from(self.padding).unwrap_or(usize::MAX);
+            let n = self.fill(want)?.len();
+            if n == 0 {
+                return Err(ended_early());
             }
+            self.inner.consume(n);
+            self.padding -= n as u64;
         }
         Ok(())
     }
 
-    /// One read from below, counted against the limit.
-    fn read_some(&mut self, buf: &mut [u8]) -> Result<usize, ContentError> {
-        let n = loop {
-            match self.inner.read(buf) {
+    /// What is there to read, at most `want` bytes of it, counted against the limit. Whoever uses it
+    /// consumes all of it.
+    fn fill(&mut self, want: usize) -> Result<&[u8], ContentError> {
+        let available = loop {
+            match self.inner.fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => break result.map_err(ContentError::Read)?,
+                Err(error) => return Err(ContentError::Read(error)),
+                Ok(buffer) => break buffer.len(),
             }
         };
-        self.taken += n as u64;
+        let n = available.min(want);
+        self.taken = self.taken.saturating_add(n as u64);
         if self.taken > self.limits.bytes {
             return Err(too_large(self.limits.bytes, "bytes"));
         }
+        // Filled already: this does not read.
+        Ok(&self.inner.fill_buf().map_err(ContentError::Read)?[..n])
+    }
+
+    fn read_some(&mut self, buf: &mut [u8]) -> Result<usize, ContentError> {
+        let chunk = self.fill(buf.len())?;
+        let n = chunk.len();
+        buf[..n].copy_from_slice(chunk);
+        self.inner.consume(n);
         Ok(n)
     }
 }
 
-impl<R: Read> Read for TarStream<R> {
+impl<R: BufRead> Read for TarStream<R> {
     /// Reads the body of the current entry.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let want = buf
@@ -331,7 +430,8 @@ fn pax(entry: &str, mut data: &[u8], into: &mut Overrides) -> Result<(), Content
                 );
             }
             _ if key.starts_with(b"GNU.sparse.") => {
-                return Err(bad(entry, "sparse files are not supported"));
+                let sparse = into.sparse.get_or_insert_default();
+                sparse.record(entry, &key[b"GNU.sparse.".len()..], value)?;
             }
             // Unknown keys are ignored, as POSIX asks.
             _ => {

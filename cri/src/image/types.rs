@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oci_spec::image::ImageConfiguration;
 
 use super::digest::Digest;
+use super::platform::Platform;
 
 /// An image that is complete in the store: all blobs present, all layers unpacked.
 #[derive(Debug, Clone)]
@@ -53,6 +55,65 @@ impl fmt::Debug for Auth {
             Auth::RegistryToken(_) => "RegistryToken(…)",
         })
     }
+}
+
+/// How images are pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullOptions {
+    /// What to take of an index; this machine's platform if `None`.
+    pub platform: Option<Platform>,
+    /// A transfer in which no byte arrives for so long has failed; zero waits for ever. There is no
+    /// limit on its whole duration.
+    pub progress_timeout: Duration,
+    /// Layers fetched at a time.
+    pub parallel_layers: usize,
+    /// Files in which credentials are looked for when none are given: the first that exists counts.
+    pub credentials: Vec<PathBuf>,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        PullOptions {
+            platform: None,
+            progress_timeout: Duration::from_secs(60),
+            // containerd's default as well.
+            parallel_layers: 3,
+            credentials: Vec::new(),
+        }
+    }
+}
+
+/// How long to wait before an attempt is made again: twice as long each time, up to 20 s, half fixed
+/// and half random, so that nodes don't come back in step.
+pub(crate) fn pause(failures: u32) -> Duration {
+    let step = Duration::from_millis(300).saturating_mul(1 << failures.saturating_sub(1).min(10));
+    step.min(Duration::from_secs(20))
+        .mul_f64(0.5 + rand::random::<f64>() / 2.0)
+}
+
+/// The form of an exported image. All of them are OCI image layouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// A tar archive.
+    #[default]
+    Oci,
+    /// A directory, which must not exist or be empty.
+    OciDir,
+    /// A tar archive with `manifest.json` besides, as `docker save` writes it.
+    Docker,
+}
+
+/// What an image occupies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskUsage {
+    /// Bytes of manifest, configuration and compressed layers.
+    pub blobs: u64,
+    /// Bytes and inodes of the unpacked layers.
+    pub layers: u64,
+    pub inodes: u64,
+    /// Of both, what other images use too.
+    pub shared: u64,
 }
 
 /// What a pull or an import tells about itself. Calls come from several threads, in no strict

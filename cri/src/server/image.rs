@@ -3,22 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::container::command::ImageDefaults;
 use crate::container::user::{ImageUser, image_user};
 use crate::fault::{Fault, Kind, Result};
-use crate::image::reference::Reference;
 use crate::image::types::no_progress;
-use crate::image::{Auth, ErrorKind, Image, ImageError};
+use crate::image::{Auth, ErrorKind, Image, ImageError, PullOptions, Reference};
 use crate::runtime::{Runtime, now};
 use crate::v1;
-
-/// A pull that lasts this long has failed, whatever the registry still sends.
-const PULL_DEADLINE: Duration = Duration::from_secs(60 * 60);
 
 /// The fault that a failed image operation is.
 pub(crate) fn fault(wanted: &str, error: &ImageError) -> Fault {
@@ -185,7 +177,9 @@ fn named(spec: Option<&v1::ImageSpec>) -> Result<&str> {
         .ok_or_else(|| Fault::invalid("no image is named"))
 }
 
-/// Pulls. Goes on when the client hangs up: what arrived is kept for its next try.
+/// Pulls. Ends when the client hangs up, as in containerd; what arrived is kept for its next try, and
+/// another request for the same image goes on where this one stopped. No byte for a while fails it
+/// too, but not its whole duration.
 ///
 /// # Errors
 /// As the registry or the disk has it.
@@ -193,84 +187,29 @@ pub(crate) async fn pull(
     runtime: &Arc<Runtime>,
     request: v1::PullImageRequest,
 ) -> Result<v1::PullImageResponse> {
-    let wanted = named(request.image.as_ref())?.to_owned();
-    let auth = match &request.auth {
-        Some(config) if is_meant_for(&config.server_address, &wanted)? => auth(Some(config))?,
-        _ => Auth::Anonymous,
+    let wanted = named(request.image.as_ref())?;
+    let reference: Reference = wanted
+        .parse()
+        .map_err(|e| fault(wanted, &ImageError::from(e)))?;
+    let auth = Auth::from_cri(request.auth.as_ref(), reference.domain())
+        .map_err(|e| Fault::invalid(e.to_string()))?;
+    let stopping = || Fault::new(Kind::Unavailable, "the runtime is stopping");
+    let settings = runtime.config.settings.get();
+    let options = PullOptions {
+        platform: None,
+        progress_timeout: settings.images.progress_timeout,
+        parallel_layers: settings.images.max_concurrent_downloads,
+        credentials: settings.images.auth_file.clone().into_iter().collect(),
     };
-    let runtime_ = runtime.clone();
-    let image = runtime
-        .detached(async move {
-            let pull = runtime_.images.pull(&wanted, auth, no_progress());
-            tokio::time::timeout(PULL_DEADLINE, pull)
-                .await
-                .map_err(|_| Fault::deadline(format!("pulling image {wanted:?}")))?
-                .map_err(|e| fault(&wanted, &e))
-        })
-        .await?;
+    let images = &runtime.images;
+    let pull = images.pull_with(wanted, auth, &options, no_progress());
+    let image = tokio::select! {
+        result = pull => result.map_err(|e| fault(wanted, &e))?,
+        () = runtime.stopping.cancelled() => return Err(stopping()),
+    };
     Ok(v1::PullImageResponse {
         image_ref: image.id.to_string(),
     })
-}
-
-/// Whether credentials for `server` may be shown to the registry of `image`; all may, when they name
-/// none. An image whose name is wrong is none's: the pull says so.
-///
-/// # Errors
-/// When the address names no host.
-fn is_meant_for(server: &str, image: &str) -> Result<bool> {
-    // docker.io has more names than one (containerd's docker.ConvertHosts).
-    const DOCKER: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
-    if server.is_empty() {
-        return Ok(true);
-    }
-    let rest = server.split_once("://").map_or(server, |(_, rest)| rest);
-    let host = rest.split('/').next().unwrap_or_default();
-    if host.is_empty() {
-        return Err(Fault::invalid(format!(
-            "auth.server_address {server:?} names no host"
-        )));
-    }
-    let Ok(image) = image.parse::<Reference>() else {
-        return Ok(false);
-    };
-    let docker = |name: &str| DOCKER.contains(&name);
-    Ok(host == image.domain() || (docker(host) && docker(image.domain())))
-}
-
-/// CRI's credentials, in the order in which containerd looks at them.
-fn auth(wanted: Option<&v1::AuthConfig>) -> Result<Auth> {
-    let Some(auth) = wanted else {
-        return Ok(Auth::Anonymous);
-    };
-    if !auth.username.is_empty() {
-        return Ok(Auth::Basic {
-            username: auth.username.clone(),
-            password: auth.password.clone(),
-        });
-    }
-    if !auth.identity_token.is_empty() {
-        return Ok(Auth::IdentityToken(auth.identity_token.clone()));
-    }
-    if !auth.auth.is_empty() {
-        // The text itself must not reach an error message.
-        let text = BASE64
-            .decode(auth.auth.trim())
-            .ok()
-            .and_then(|bytes| String::from_utf8(bytes).ok());
-        return text
-            .as_deref()
-            .and_then(|text| text.split_once(':'))
-            .map(|(username, password)| Auth::Basic {
-                username: username.to_owned(),
-                password: password.trim_end_matches('\0').to_owned(),
-            })
-            .ok_or_else(|| Fault::invalid("auth.auth is not base64 of user:password"));
-    }
-    if !auth.registry_token.is_empty() {
-        return Ok(Auth::RegistryToken(auth.registry_token.clone()));
-    }
-    Ok(Auth::Anonymous)
 }
 
 /// Removes an image with all its names. Idempotent.
@@ -306,7 +245,7 @@ pub(crate) async fn remove(
 pub(crate) async fn fs_info(runtime: &Arc<Runtime>) -> Result<v1::ImageFsInfoResponse> {
     let info = runtime.images.fs_info().await.map_err(|e| fault("", &e))?;
     let containers = runtime.paths.containers();
-    let usage = super::stats::disk_usage(containers.clone()).await?;
+    let usage = runtime.disk_usage.of(&containers).await?;
     let entry = |mountpoint: &std::path::Path, bytes: u64, inodes: u64| v1::FilesystemUsage {
         timestamp: now(),
         fs_id: Some(v1::FilesystemIdentifier {
@@ -319,45 +258,4 @@ pub(crate) async fn fs_info(runtime: &Arc<Runtime>) -> Result<v1::ImageFsInfoRes
         image_filesystems: vec![entry(&info.mountpoint, info.used_bytes, info.inodes_used)],
         container_filesystems: vec![entry(&containers, usage.bytes, usage.inodes)],
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_go_to_the_registry_that_they_name() {
-        let check = |server: &str, image: &str| is_meant_for(server, image).unwrap();
-        assert!(check("", "busybox"));
-        assert!(check("https://index.docker.io/v1/", "busybox"));
-        assert!(check("registry.test:5000", "registry.test:5000/a:1"));
-        assert!(check("http://registry.test/v2/", "registry.test/a"));
-        assert!(!check("registry.test", "registry.test:5000/a:1"));
-        assert!(!check("registry.test", "busybox"));
-        assert!(is_meant_for("https://", "busybox").is_err());
-    }
-
-    #[test]
-    fn credentials_are_taken_in_order_and_never_shown() {
-        let mut config = v1::AuthConfig {
-            auth: BASE64.encode("me:secret"),
-            ..Default::default()
-        };
-        assert!(
-            matches!(auth(Some(&config)).unwrap(), Auth::Basic { username, password } if username == "me" && password == "secret")
-        );
-        config.auth = "!!!secret".into();
-        assert!(
-            !auth(Some(&config))
-                .unwrap_err()
-                .to_string()
-                .contains("secret")
-        );
-        config.identity_token = "t".into();
-        assert!(matches!(
-            auth(Some(&config)).unwrap(),
-            Auth::IdentityToken(_)
-        ));
-        assert!(matches!(auth(None).unwrap(), Auth::Anonymous));
-    }
 }

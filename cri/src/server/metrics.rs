@@ -65,7 +65,7 @@ async fn look(
 ) -> Result<Seen> {
     let record = container.record.get();
     let upper = container.upper();
-    let usage = stats::disk_usage(upper.clone()).await?;
+    let usage = runtime.disk_usage.of(&upper).await?;
     let path = cgroup_path(&record.cgroup)?;
     let manager = runtime.cgroups.clone();
     let labels = labels(&record, pod);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Container and pod statistics, out of cgroups, the writable layer and the pod's network.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::cgroup::{self, Pressure, PressureLine, Summary};
@@ -10,39 +9,6 @@ use crate::fault::Result;
 use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
 use crate::sandbox::{SandboxRecord, network};
 use crate::{blocking, filter, v1};
-
-/// What a directory tree occupies.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Usage {
-    pub(crate) bytes: u64,
-    pub(crate) inodes: u64,
-}
-
-/// Adds up blocks and inodes below `dir`, without following links. Files that vanish meanwhile do not count.
-///
-/// # Errors
-/// Only when the work panicked.
-pub(crate) async fn disk_usage(dir: PathBuf) -> Result<Usage> {
-    blocking::run("adding up disk usage", move || {
-        let mut usage = Usage::default();
-        let mut pending = vec![dir];
-        while let Some(dir) = pending.pop() {
-            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-                let Ok(metadata) = entry.metadata() else {
-                    continue;
-                };
-                use std::os::unix::fs::MetadataExt as _;
-                usage.inodes += 1;
-                usage.bytes += metadata.blocks() * 512;
-                if metadata.is_dir() {
-                    pending.push(entry.path());
-                }
-            }
-        }
-        usage
-    })
-    .await
-}
 
 fn number(value: u64) -> Option<v1::UInt64Value> {
     Some(v1::UInt64Value { value })
@@ -144,8 +110,7 @@ async fn of_container(runtime: &Runtime, container: &Container) -> Result<v1::Co
         attributes: Some(attributes(&record)),
         ..Default::default()
     };
-    let upper = container.upper();
-    let usage = disk_usage(upper.clone()).await?;
+    let usage = runtime.disk_usage.of(&container.upper()).await?;
     answer.writable_layer = Some(v1::FilesystemUsage {
         timestamp: now(),
         fs_id: Some(v1::FilesystemIdentifier {

@@ -6,12 +6,22 @@
     reason = "the same files are modules of the fuzzers' library"
 )]
 
+#[path = "../../../fuzz/src/credentials.rs"]
+mod credentials;
+#[path = "../../../fuzz/src/hosts.rs"]
+mod hosts;
 #[path = "../../../fuzz/src/input.rs"]
 mod input;
+#[path = "../../../fuzz/src/layer.rs"]
+mod layer;
+#[path = "../../../fuzz/src/manifest.rs"]
+mod manifest;
 #[path = "../../../fuzz/src/nri.rs"]
 mod nri;
 #[path = "../../../fuzz/src/protocol.rs"]
 mod protocol;
+#[path = "../../../fuzz/src/reference.rs"]
+mod reference;
 #[path = "../../../fuzz/src/seccomp.rs"]
 mod seccomp;
 #[path = "../../../fuzz/src/spdy.rs"]
@@ -76,4 +86,29 @@ fn spdy_is_spoken_to_any_client() {
 #[test]
 fn websocket_is_spoken_to_any_client() {
     replay("websocket", websocket::check);
+}
+
+#[test]
+fn references_are_normal() {
+    replay("reference", reference::check);
+}
+
+#[test]
+fn manifests_are_taken_or_refused() {
+    replay("manifest", manifest::check);
+}
+
+#[test]
+fn layers_stay_in_their_directory() {
+    replay("layer", layer::check);
+}
+
+#[test]
+fn hosts_are_web_addresses() {
+    replay("hosts", hosts::check);
+}
+
+#[test]
+fn credentials_are_not_shown() {
+    replay("credentials", credentials::check);
 }

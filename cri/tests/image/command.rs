@@ -39,8 +39,18 @@ async fn an_image_goes_through_all_commands() {
     assert!(image(&data, &["tag", "a:1", "b:2"]).await);
     assert!(image(&data, &["inspect", "b:2"]).await);
     assert!(image(&data, &["export", "b:2", "-o", archive]).await);
+    let layout = bench.path("layout");
+    let layout = layout.to_str().unwrap();
+    let export = ["export", "b:2", "--format", "oci-dir", "-o", layout];
+    assert!(image(&data, &export).await);
+    assert!(image(&data, &["pin", "b:2"]).await);
+    assert!(image(&data, &["prune", "--all"]).await);
+    assert!(image(&data, &["pin", "b:2", "--off"]).await);
     assert!(image(&data, &["rm", "a:1", "b:2"]).await);
     assert!(!image(&data, &["rm", "a:1"]).await);
+    assert!(image(&data, &["import", layout]).await);
+    assert!(image(&data, &["prune", "-a"]).await);
+    assert!(!image(&data, &["inspect", "b:2"]).await);
     assert!(image(&data, &["import", archive, "--name", "c:3"]).await);
     assert!(image(&data, &["ls"]).await);
     assert!(image(&data, &["ls", "-q"]).await);
@@ -59,6 +69,9 @@ async fn failures_end_with_code_one() {
     for line in [
         &["pull", "Not/Valid"][..],
         &["pull", "127.0.0.1:1/nobody"],
+        &["pull", "127.0.0.1:1/nobody", "--authfile", "/etc/passwd"],
+        &["pin", "nothing"],
+        &["import", "/etc", "--platform", "linux/s390x"],
         &["inspect", "nothing"],
         &["export", "nothing", "-o", "/nonexistent/x"],
         &["import", "/nonexistent"],

@@ -40,6 +40,19 @@ impl Bench {
         root
     }
 
+    /// An image with a layer of so many bytes that do not compress.
+    pub(crate) async fn large(&self, name: &str, size: usize) -> Image {
+        let root = self.path(&format!("large-{name}"));
+        std::fs::create_dir_all(&root).unwrap();
+        let mut bytes = vec![0; size];
+        rand::fill(&mut bytes[..]);
+        for (n, part) in bytes.chunks(size.div_ceil(50)).enumerate() {
+            std::fs::write(root.join(n.to_string()), part).unwrap();
+        }
+        let options = BuildOptions::new(RootfsSource::Dir(root), name);
+        self.store.build(options).await.unwrap()
+    }
+
     pub(crate) async fn busybox(&self, name: &str) -> Image {
         let root = self.rootfs(&format!("rootfs-{}", name.replace(['/', ':'], "-")));
         let mut options = BuildOptions::new(RootfsSource::Dir(root), name);
@@ -51,7 +64,16 @@ impl Bench {
     /// Names of all files that the store keeps content in.
     pub(crate) fn content(&self) -> Vec<PathBuf> {
         let mut all = Vec::new();
-        for sub in ["blobs/sha256", "layers", "images", "refs", "leases", "tmp"] {
+        for sub in [
+            "blobs/sha256",
+            "blobs/sha512",
+            "layers",
+            "images",
+            "refs",
+            "leases",
+            "partial",
+            "tmp",
+        ] {
             let entries = std::fs::read_dir(self.store.dir().join(sub)).unwrap();
             all.extend(entries.map(|entry| entry.unwrap().path()));
         }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use cri::image::digest::Algorithm;
 use cri::image::{Auth, Digest, ErrorKind, ImageError, no_progress};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::images::Bench;
 
 #[derive(Clone, Default)]
-struct Answer {
+pub(crate) struct Answer {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -23,10 +24,12 @@ struct Answer {
     endless: bool,
     /// Wants this header.
     authorization: Option<String>,
+    /// Says so many times that it is busy, before it answers.
+    busy: u32,
 }
 
 impl Answer {
-    fn ok(body: impl Into<Vec<u8>>) -> Answer {
+    pub(crate) fn ok(body: impl Into<Vec<u8>>) -> Answer {
         Answer {
             status: 200,
             body: body.into(),
@@ -35,10 +38,10 @@ impl Answer {
     }
 }
 
-struct Liar {
-    host: String,
+pub(crate) struct Liar {
+    pub(crate) host: String,
     answers: Arc<Mutex<HashMap<String, Answer>>>,
-    requests: Arc<Mutex<Vec<String>>>,
+    pub(crate) requests: Arc<Mutex<Vec<String>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -49,7 +52,7 @@ impl Drop for Liar {
 }
 
 impl Liar {
-    async fn start() -> Liar {
+    pub(crate) async fn start() -> Liar {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let answers: Arc<Mutex<HashMap<String, Answer>>> = Arc::default();
@@ -69,16 +72,16 @@ impl Liar {
         }
     }
 
-    fn set(&self, path: &str, answer: Answer) {
+    pub(crate) fn set(&self, path: &str, answer: Answer) {
         self.answers.lock().unwrap().insert(path.to_owned(), answer);
     }
 
-    fn edit(&self, path: &str, change: impl FnOnce(&mut Answer)) {
+    pub(crate) fn edit(&self, path: &str, change: impl FnOnce(&mut Answer)) {
         change(self.answers.lock().unwrap().get_mut(path).unwrap());
     }
 
     /// An honest image of one layer under `app:v1`; the paths of manifest, config and layer.
-    fn image(&self) -> (String, String, String) {
+    pub(crate) fn image(&self) -> (String, String, String) {
         let mut tar = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_ustar();
         header.set_size(100_000);
@@ -146,10 +149,22 @@ async fn serve(
     let request = String::from_utf8_lossy(&request).into_owned();
     log.lock().unwrap().push(request.clone());
     let target = request.split(' ').nth(1).unwrap_or_default().to_owned();
+    // A proxy is asked with the whole URL.
+    let target = target.trim_start_matches("http://registry.example.invalid");
     let path = target.split('?').next().unwrap_or_default().to_owned();
     let (answer, cut) = {
         let mut answers = answers.lock().unwrap();
         match answers.get_mut(&path) {
+            Some(answer) if answer.busy > 0 => {
+                answer.busy -= 1;
+                let retry = ("retry-after".to_owned(), "0".to_owned());
+                let busy = Answer {
+                    status: 429,
+                    headers: vec![retry],
+                    ..Answer::default()
+                };
+                (busy, None)
+            }
             Some(answer) => (answer.clone(), answer.cut.take()),
             None => (
                 Answer {
@@ -211,6 +226,163 @@ async fn respond(
     }
     stream.write_all(&body[..cut.unwrap_or(body.len())]).await?;
     stream.shutdown().await
+}
+
+#[tokio::test]
+async fn a_busy_registry_is_asked_again() {
+    let liar = Liar::start().await;
+    let (manifest, _, layer) = liar.image();
+    for path in [&manifest, &layer] {
+        liar.edit(path, |answer| answer.busy = 2);
+    }
+    let bench = Bench::new();
+    liar.pull(&bench, Auth::Anonymous).await.unwrap();
+    liar.edit(&manifest, |answer| answer.busy = 50);
+    let text = {
+        let bench = Bench::new();
+        let error = liar.pull(&bench, Auth::Anonymous).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::RegistryUnavailable);
+        error.message()
+    };
+    assert!(text.contains("429"), "{text}");
+}
+
+#[tokio::test]
+async fn credentials_do_not_follow_a_redirect_to_another_host() {
+    let (liar, store) = (Liar::start().await, Liar::start().await);
+    let (_, _, layer) = liar.image();
+    let paths = store.image();
+    liar.set("/token", Answer::ok(r#"{"token":"t0ken"}"#));
+    let wanted = Some("Bearer t0ken".to_owned());
+    for path in [&paths.0, &paths.1] {
+        liar.edit(path, |answer| answer.authorization = wanted.clone());
+    }
+    let elsewhere = format!("http://{}{layer}?signed=yes", store.host);
+    liar.set(
+        &layer,
+        Answer {
+            status: 307,
+            headers: vec![("location".to_owned(), elsewhere)],
+            authorization: wanted,
+            ..Answer::default()
+        },
+    );
+    let bench = Bench::new();
+    let hosts = bench.path("registries").join(&liar.host);
+    std::fs::create_dir_all(&hosts).unwrap();
+    let text = format!(
+        "[host.\"http://{}\".header]\nX-Key = \"secret\"\n",
+        liar.host
+    );
+    std::fs::write(hosts.join("hosts.toml"), text).unwrap();
+    let auth = Auth::Basic {
+        username: "ada".into(),
+        password: "p".into(),
+    };
+    liar.pull(&bench, auth.clone()).await.unwrap();
+    let mut asked = liar.requests.lock().unwrap().clone();
+    // The realm is another service: configured headers are for the registry.
+    asked.retain(|request| !request.contains(" /token"));
+    assert!(
+        asked.iter().all(|r| r.contains("x-key: secret")),
+        "{asked:?}"
+    );
+    let seen = store.requests.lock().unwrap().join("").to_lowercase();
+    assert!(seen.contains("signed=yes"), "{seen}");
+    assert!(
+        !seen.contains("authorization") && !seen.contains("x-key"),
+        "{seen}"
+    );
+    // And a blob store that asks for a password does not get one.
+    store.edit(&layer, |answer| answer.authorization = Some("x".into()));
+    let bench = Bench::new();
+    let error = liar.pull(&bench, auth).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{}", error.message());
+    let seen = store.requests.lock().unwrap().join("").to_lowercase();
+    assert!(
+        !seen.contains("authorization") && !seen.contains("/token"),
+        "{seen}"
+    );
+}
+
+#[tokio::test]
+async fn redirects_have_an_end_and_lead_to_the_web_only() {
+    let liar = Liar::start().await;
+    let (_, _, layer) = liar.image();
+    for (to, part) in [
+        (
+            format!("http://{}{layer}", liar.host),
+            "redirected more than",
+        ),
+        ("file:///etc/passwd".to_owned(), "not a web address"),
+    ] {
+        liar.set(
+            &layer,
+            Answer {
+                status: 302,
+                headers: vec![("location".to_owned(), to)],
+                ..Answer::default()
+            },
+        );
+        liar.refused(ErrorKind::RegistryUnavailable, part).await;
+    }
+}
+
+#[tokio::test]
+async fn an_image_of_sha512_digests_is_taken() {
+    let liar = Liar::start().await;
+    let (manifest, config, layer) = liar.image();
+    let body = |path: &str| liar.answers.lock().unwrap()[path].body.clone();
+    let long = |bytes: &[u8]| Digest::with(Algorithm::Sha512, bytes);
+    let (layer, old) = (body(&layer), body(&config));
+    let mut config: serde_json::Value = serde_json::from_slice(&old).unwrap();
+    config["rootfs"]["diff_ids"] = json!([long(&layer)]);
+    let config = config.to_string().into_bytes();
+    let mut value: serde_json::Value = serde_json::from_slice(&body(&manifest)).unwrap();
+    value["config"]["digest"] = json!(long(&config));
+    value["config"]["size"] = json!(config.len());
+    value["layers"][0]["digest"] = json!(long(&layer));
+    let value = value.to_string();
+    let name = long(value.as_bytes());
+    liar.set(&format!("/v2/app/manifests/{name}"), Answer::ok(value));
+    for blob in [config, layer] {
+        liar.set(&format!("/v2/app/blobs/{}", long(&blob)), Answer::ok(blob));
+    }
+    let bench = Bench::new();
+    let reference = format!("{}/app@{name}", liar.host);
+    let pull = || bench.store.pull(&reference, Auth::Anonymous, no_progress());
+    let image = pull().await.unwrap();
+    assert!(image.layers[0].join("file").is_file());
+    assert_eq!(image.repo_digests, std::slice::from_ref(&reference));
+    assert_eq!(pull().await.unwrap().id, image.id);
+    bench.store.remove(&reference).await.unwrap();
+    assert_eq!(bench.content(), Vec::<std::path::PathBuf>::new());
+}
+
+#[tokio::test]
+async fn what_is_known_is_not_fetched_again() {
+    let liar = Liar::start().await;
+    let (manifest, _, _) = liar.image();
+    let digest = Digest::of(&liar.answers.lock().unwrap()[&manifest].body);
+    let header = ("docker-content-digest".to_owned(), digest.to_string());
+    liar.edit(&manifest, |answer| answer.headers = vec![header]);
+    let bench = Bench::new();
+    let image = liar.pull(&bench, Auth::Anonymous).await.unwrap();
+    liar.requests.lock().unwrap().clear();
+    let again = liar.pull(&bench, Auth::Anonymous).await.unwrap();
+    assert_eq!(image.id, again.id);
+    let requests = liar.requests.lock().unwrap().clone();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert!(requests[0].starts_with("HEAD "), "{requests:?}");
+    // Who is no longer let in is told so, though all of it is here.
+    liar.edit(&manifest, |answer| answer.authorization = Some("x".into()));
+    let error = liar.pull(&bench, Auth::Anonymous).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unauthorized, "{}", error.message());
+    assert!(
+        error.message().contains("no token from"),
+        "{}",
+        error.message()
+    );
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use cri::image::{BuildOptions, ErrorKind, RootfsSource, no_progress, user};
+use cri::image::{BuildOptions, ErrorKind, ExportFormat, RootfsSource, no_progress, user};
 
 use crate::images::{Bench, import, open};
 
@@ -73,9 +73,12 @@ async fn what_is_exported_is_imported_with_the_same_id() {
     let image = from.busybox("bb:1").await;
     from.store.tag("bb:1", "example.com/other:2").await.unwrap();
     let (first, second) = (from.path("1.tar"), from.path("2.tar"));
-    from.store.export("bb:1", &first).await.unwrap();
     from.store
-        .export(&image.id.to_string(), &second)
+        .export("bb:1", &first, ExportFormat::Oci)
+        .await
+        .unwrap();
+    from.store
+        .export(&image.id.to_string(), &second, ExportFormat::Oci)
         .await
         .unwrap();
     assert!(std::fs::read(&first).unwrap() == std::fs::read(&second).unwrap());
@@ -286,6 +289,80 @@ async fn what_a_crash_leaves_is_removed_and_never_seen() {
     std::fs::remove_file(image.layers[0].join("bin/busybox")).unwrap();
     bench.busybox("a").await;
     assert!(image.layers[0].join("bin/busybox").exists());
+}
+
+#[tokio::test]
+async fn every_form_that_is_exported_is_imported() {
+    let bench = Bench::new();
+    let image = bench.busybox("bb:1").await;
+    let forms = [
+        ("a.tar", ExportFormat::Oci),
+        ("dir", ExportFormat::OciDir),
+        ("docker.tar", ExportFormat::Docker),
+    ];
+    for (name, format) in forms {
+        let path = bench.path(name);
+        bench.store.export("bb:1", &path, format).await.unwrap();
+        let to = Bench::new();
+        let found = import(&to.store, &path).await;
+        assert_eq!(found[0].id, image.id);
+        assert_eq!(found[0].repo_tags, image.repo_tags);
+    }
+    // The docker form alone, as an older tool sees it.
+    let docker = bench.path("only-docker");
+    std::fs::create_dir(&docker).unwrap();
+    let mut archive = tar::Archive::new(std::fs::File::open(bench.path("docker.tar")).unwrap());
+    archive.unpack(&docker).unwrap();
+    std::fs::remove_file(docker.join("index.json")).unwrap();
+    let to = Bench::new();
+    let found = import(&to.store, &docker).await;
+    assert_eq!(
+        (&found[0].id, &found[0].repo_tags),
+        (&image.id, &image.repo_tags)
+    );
+    let taken = bench.store.export("bb:1", &docker, ExportFormat::OciDir);
+    assert!(taken.await.is_err(), "the directory is not empty");
+}
+
+#[tokio::test]
+async fn pruning_keeps_what_is_named_used_or_pinned() {
+    let bench = Bench::new();
+    let old = bench.large("moves", 200_000).await;
+    bench.store.lease("container", "moves").await.unwrap();
+    let new = bench.large("moves", 300_000).await;
+    bench.busybox("stays").await;
+    bench.store.pin("stays", true).await.unwrap();
+    let usage = bench.store.disk_usage("moves").await.unwrap();
+    assert!(usage.layers >= 300_000 && usage.blobs >= 300_000 && usage.shared == 0);
+    // The old one still has its digest for a name.
+    let digest = bench.store.get(&old.id.to_string()).await.unwrap().unwrap();
+    assert!(digest.repo_tags.is_empty() && !digest.repo_digests.is_empty());
+    assert_eq!(bench.store.prune(false).await.unwrap(), (vec![], 0));
+    let (removed, freed) = bench.store.prune(true).await.unwrap();
+    let deleted: Vec<_> = removed.into_iter().filter_map(|r| r.deleted).collect();
+    assert_eq!(deleted, [new.id]);
+    assert!(freed >= 600_000, "{freed}");
+    bench.store.release("container").await.unwrap();
+    let (removed, _) = bench.store.prune(true).await.unwrap();
+    assert_eq!(removed[0].deleted.as_ref(), Some(&old.id));
+    assert_eq!(bench.store.list().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_lease_takes_more_images_and_ends_at_once() {
+    let bench = Bench::new();
+    bench.large("one", 1000).await;
+    let two = bench.large("two", 2000).await;
+    bench.store.lease("c", "one").await.unwrap();
+    let mounted = bench.store.lease_also("c", "two").await.unwrap();
+    for name in ["one", "two"] {
+        bench.store.remove(name).await.unwrap();
+    }
+    assert!(mounted.layers[0].join("0").is_file());
+    assert_eq!(bench.store.leases().await.unwrap(), ["c"]);
+    bench.store.release("c").await.unwrap();
+    assert!(!two.layers[0].exists());
+    assert_eq!(bench.content(), Vec::<std::path::PathBuf>::new());
 }
 
 #[tokio::test]

@@ -3,8 +3,13 @@
 //! lies, and with two processes' worth of users at a time. Needs root, as unpacking layers does.
 
 mod command;
+mod credentials;
+mod damage;
+mod full;
 mod images;
+mod killed;
 mod liar;
 mod local;
+mod proxy;
 mod registry;
 mod remote;

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use cri::image::Digest;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 pub(crate) struct Registry {
     child: Child,
-    _dir: tempfile::TempDir,
+    dir: Arc<tempfile::TempDir>,
     /// `127.0.0.1:PORT`
     pub(crate) host: String,
 }
@@ -20,16 +20,25 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts one; `htpasswd` is a line for basic authentication.
     pub(crate) fn start(htpasswd: Option<&str>) -> Registry {
-        Registry::start_with(htpasswd, None)
+        Registry::start_with(Arc::new(tempfile::tempdir().unwrap()), htpasswd, None)
     }
 
     /// Starts one that speaks HTTPS as 127.0.0.1 with this certificate and key (PEM).
     pub(crate) fn start_tls(certificate: &str, key: &str) -> Registry {
-        Registry::start_with(None, Some((certificate, key)))
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Registry::start_with(dir, None, Some((certificate, key)))
     }
 
-    fn start_with(htpasswd: Option<&str>, tls: Option<(&str, &str)>) -> Registry {
-        let dir = tempfile::tempdir().unwrap();
+    /// Starts one more with the same content, which speaks HTTPS and asks for a password.
+    pub(crate) fn secured(&self, htpasswd: &str, certificate: &str, key: &str) -> Registry {
+        Registry::start_with(self.dir.clone(), Some(htpasswd), Some((certificate, key)))
+    }
+
+    fn start_with(
+        dir: Arc<tempfile::TempDir>,
+        htpasswd: Option<&str>,
+        tls: Option<(&str, &str)>,
+    ) -> Registry {
         let data = dir.path().join("data");
         let mut config = format!(
             "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp:\n  addr: '127.0.0.1:0'\n",
@@ -53,7 +62,7 @@ impl Registry {
                 path.display()
             );
         }
-        let file = dir.path().join("config.yml");
+        let file = dir.path().join(format!("config-{}.yml", tls.is_some()));
         std::fs::write(&file, config).unwrap();
         let mut child = Command::new("docker-registry")
             .arg("serve")
@@ -76,11 +85,7 @@ impl Registry {
         let host = receive
             .recv_timeout(Duration::from_secs(20))
             .expect("docker-registry says where it listens");
-        Registry {
-            child,
-            _dir: dir,
-            host,
-        }
+        Registry { child, dir, host }
     }
 
     fn url(&self, path: &str) -> String {

@@ -3,19 +3,21 @@
 
 use std::sync::{Arc, Mutex};
 
-use cri::image::{Auth, ErrorKind, Progress, ProgressFn, no_progress};
+use cri::image::{Auth, ErrorKind, ExportFormat, Progress, ProgressFn, no_progress};
 use serde_json::json;
 
 use crate::images::{Bench, open};
 use crate::registry::Registry;
 
 /// `ada` / `secret`, as `htpasswd -nbB` makes it.
-const HTPASSWD: &str = "ada:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+pub(crate) const HTPASSWD: &str =
+    "ada:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
 
-async fn archive(bench: &Bench) -> std::path::PathBuf {
+pub(crate) async fn archive(bench: &Bench) -> std::path::PathBuf {
     bench.busybox("source").await;
     let path = bench.path("source.tar");
-    bench.store.export("source", &path).await.unwrap();
+    let exported = bench.store.export("source", &path, ExportFormat::Oci);
+    exported.await.unwrap();
     path
 }
 
@@ -88,6 +90,15 @@ async fn docker_manifests_and_indexes_are_understood() {
     };
     let list = index(vec![entry("s390x"), entry("amd64")]);
     let list_digest = registry.push_manifest("app", "multi", &list).await;
+    let nested = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{
+            "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json",
+            "digest": list_digest, "size": list.to_string().len(),
+        }],
+    });
+    registry.push_manifest("app", "nested", &nested).await;
     let foreign = index(vec![entry("s390x")]);
     registry.push_manifest("app", "foreign", &foreign).await;
     let bench = Bench::new();
@@ -103,6 +114,7 @@ async fn docker_manifests_and_indexes_are_understood() {
     let one = pull("docker").await.unwrap();
     let multi = pull("multi").await.unwrap();
     assert_eq!(one.id, multi.id);
+    assert_eq!(pull("nested").await.unwrap().id, multi.id);
     let of_list = format!("{}/app@{list_digest}", registry.host);
     assert!(multi.repo_digests.contains(&of_list), "{multi:?}");
     let error = pull("foreign").await.unwrap_err();
@@ -257,4 +269,31 @@ async fn https_is_verified_by_the_authority_of_hosts_toml() {
     }
     let error = pull(format!("{server}client = \"key.pem\"\n")).await;
     assert!(error.message().contains("client"), "{}", error.message());
+    // With a certificate to show, which this server does not ask for.
+    let both = pem + &signed.signing_key.serialize_pem();
+    std::fs::write(hosts.join("both.pem"), both).unwrap();
+    let shown = "ca = \"ca.pem\"\nclient = \"both.pem\"\ndial_timeout = \"5s\"\n";
+    let error = pull(format!("{server}{shown}")).await;
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{}", error.message());
+}
+
+#[tokio::test]
+async fn a_repository_is_called_otherwise_where_hosts_toml_says_so() {
+    let source = Bench::new();
+    let archive = archive(&source).await;
+    let registry = Registry::start(None);
+    registry
+        .push_archive(&archive, "mirror/app", "v1", false)
+        .await;
+    let bench = Bench::new();
+    let hosts = bench.path("registries/_default");
+    std::fs::create_dir_all(&hosts).unwrap();
+    let text = format!(
+        "server = \"http://{}\"\n[rewrite]\n'^team/(.*)' = 'mirror/$1'\n",
+        registry.host
+    );
+    std::fs::write(hosts.join("hosts.toml"), text).unwrap();
+    let name = "registry.example.invalid/team/app:v1";
+    let pull = bench.store.pull(name, Auth::Anonymous, no_progress());
+    assert_eq!(pull.await.unwrap().repo_tags, [name]);
 }

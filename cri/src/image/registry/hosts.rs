@@ -2,20 +2,26 @@
 //! Which servers to ask for a registry's content: `hosts.toml` files in the form that containerd
 //! reads (its `docs/hosts.md`), and the defaults when there is none.
 //!
-//! Read: `server`, `[host."URL"]`, and in both places `capabilities`, `skip_verify`, `ca` and
-//! `override_path`. Other fields (`client`, `header`, `dial_timeout`) are refused by name.
+//! Read: `server`, `[host."URL"]`, and in both places `capabilities`, `skip_verify`, `ca`, `client`,
+//! `header`, `override_path`, `dial_timeout`, and `rewrite`, a table of regular expressions and what
+//! to put in place of what they match in the repository's name (as k3s has it). Other fields are
+//! refused by name. Without the file, `*.crt`, `*.cert` and `*.key` are read as docker does.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use regex::Regex;
 use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 
 use super::super::error::ImageError;
 
 /// One server that may have the content.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
     /// Ends with `/v2` (or what an overridden path says), without a slash at the end.
     pub(crate) base: Url,
@@ -26,8 +32,25 @@ pub(crate) struct Endpoint {
     pub(crate) skip_verify: bool,
     /// PEM files to trust besides the system's.
     pub(crate) ca: Vec<PathBuf>,
+    /// PEM files of a certificate and its key to show, which may be one file.
+    pub(crate) client: Option<(PathBuf, PathBuf)>,
+    /// Sent to this server, and to no other that it may redirect to.
+    pub(crate) headers: HeaderMap,
+    pub(crate) dial_timeout: Option<Duration>,
+    rewrites: Vec<(Regex, String)>,
     /// Set for mirrors, so that one server can mirror several registries.
     pub(crate) namespace: Option<String>,
+}
+
+impl Endpoint {
+    /// What the repository is called on this server: the first rewrite that changes it counts.
+    pub(crate) fn repository(&self, name: &str) -> String {
+        self.rewrites
+            .iter()
+            .map(|(pattern, by)| pattern.replace_all(name, by.as_str()))
+            .find(|rewritten| rewritten != name)
+            .map_or_else(|| name.to_owned(), |rewritten| rewritten.into_owned())
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -37,54 +60,116 @@ struct HostsFile {
     /// Kept as a table, because the order of the file is the order of asking.
     #[serde(default)]
     host: toml::Table,
-    capabilities: Option<Vec<Capability>>,
+    // The same as in `Host`: serde does not flatten into what refuses unknown fields.
+    capabilities: Option<Vec<String>>,
     skip_verify: Option<bool>,
-    ca: Option<OneOrMany>,
+    ca: Option<OneOrMany<PathBuf>>,
+    client: Option<OneOrMany<OneOrMany<PathBuf>>>,
+    header: Option<toml::map::Map<String, toml::Value>>,
     override_path: Option<bool>,
+    dial_timeout: Option<String>,
+    rewrite: Option<toml::Table>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Host {
-    capabilities: Option<Vec<Capability>>,
+    capabilities: Option<Vec<String>>,
     skip_verify: Option<bool>,
-    ca: Option<OneOrMany>,
+    ca: Option<OneOrMany<PathBuf>>,
+    client: Option<OneOrMany<OneOrMany<PathBuf>>>,
+    header: Option<toml::map::Map<String, toml::Value>>,
     override_path: Option<bool>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Capability {
-    Pull,
-    Resolve,
-    Push,
+    dial_timeout: Option<String>,
+    rewrite: Option<toml::Table>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum OneOrMany {
-    One(PathBuf),
-    Many(Vec<PathBuf>),
+enum OneOrMany<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
+impl<T> OneOrMany<T> {
+    fn into_vec(self) -> Vec<T> {
+        match self {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many,
+        }
+    }
 }
 
 /// The servers to ask for content of `domain`, in order. Reads the disk at each call, so that an
 /// edited file counts from the next pull on.
 pub(crate) fn endpoints(registries_dir: &Path, domain: &str) -> Result<Vec<Endpoint>, ImageError> {
-    for directory in directories(domain) {
-        let path = registries_dir.join(directory).join("hosts.toml");
-        match fs::read_to_string(&path) {
-            Ok(text) => return parse(&path, &text, domain),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(ImageError::storage("reading", &path, source)),
+    let found = directories(domain)
+        .into_iter()
+        .map(|name| registries_dir.join(name))
+        .find(|directory| directory.is_dir());
+    let host = match found {
+        None => Host::default(),
+        Some(directory) => {
+            let path = directory.join("hosts.toml");
+            match fs::read_to_string(&path) {
+                Ok(text) if !text.is_empty() => return parse(&path, &text, domain),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(ImageError::storage("reading", &path, error));
+                }
+                _ => certificates(&directory)
+                    .map_err(|source| ImageError::storage("listing", &directory, source))?,
+            }
+        }
+    };
+    let place = Place {
+        file: registries_dir,
+        directory: Path::new(""),
+    };
+    Ok(vec![endpoint(
+        default_server(domain)?,
+        host,
+        domain,
+        &place,
+    )?])
+}
+
+/// Docker's way to say what to trust and what to show: `NAME.crt`, and `NAME.cert` with `NAME.key`.
+fn certificates(directory: &Path) -> io::Result<Host> {
+    let (mut trusted, mut shown) = (Vec::new(), Vec::new());
+    let mut paths = fs::read_dir(directory)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<Vec<_>>>()?;
+    paths.sort();
+    for path in paths {
+        match path.extension().and_then(OsStr::to_str) {
+            Some("crt") => trusted.push(path),
+            Some("cert") => {
+                let key = path.with_extension("key");
+                shown.push(match key.exists() {
+                    true => OneOrMany::Many(vec![path, key]),
+                    false => OneOrMany::One(path),
+                });
+            }
+            _ => {}
         }
     }
-    let server = default_server(domain)?;
-    Ok(vec![endpoint(
-        server,
-        Host::default(),
-        domain,
-        Path::new(""),
-    )?])
+    Ok(Host {
+        ca: Some(OneOrMany::Many(trusted)),
+        client: Some(OneOrMany::Many(shown)),
+        ..Host::default()
+    })
+}
+
+/// Where an entry was read: for messages, and for relative paths.
+struct Place<'a> {
+    file: &'a Path,
+    directory: &'a Path,
+}
+
+impl Place<'_> {
+    fn bad(&self, what: impl std::fmt::Display) -> ImageError {
+        ImageError::malformed(format!("{}: {what}", self.file.display()))
+    }
 }
 
 /// containerd looks for `host_port_` first, as not all filesystems take a colon.
@@ -99,19 +184,23 @@ fn directories(domain: &str) -> Vec<String> {
     names
 }
 
-fn parse(path: &Path, text: &str, domain: &str) -> Result<Vec<Endpoint>, ImageError> {
+/// The servers that a `hosts.toml` of this path and text names for a registry.
+pub(crate) fn parse(path: &Path, text: &str, domain: &str) -> Result<Vec<Endpoint>, ImageError> {
     let malformed = |source: toml::de::Error| ImageError::Malformed {
         what: format!("{} is not valid", path.display()),
         source: Some(source.into()),
     };
     let file: HostsFile = toml::from_str(text).map_err(malformed)?;
-    let directory = path.parent().unwrap_or(Path::new(""));
+    let place = Place {
+        file: path,
+        directory: path.parent().unwrap_or(Path::new("")),
+    };
     let mut endpoints = Vec::new();
     for (url, host) in file.host {
         let host: Host = host.try_into().map_err(malformed)?;
-        endpoints.push(endpoint(url_of(path, &url)?, host, domain, directory)?);
+        endpoints.push(endpoint(url_of(path, &url)?, host, domain, &place)?);
     }
-    let server = match &file.server {
+    let server = match file.server.as_deref().filter(|server| !server.is_empty()) {
         Some(server) => url_of(path, server)?,
         None => default_server(domain)?,
     };
@@ -119,9 +208,13 @@ fn parse(path: &Path, text: &str, domain: &str) -> Result<Vec<Endpoint>, ImageEr
         capabilities: file.capabilities,
         skip_verify: file.skip_verify,
         ca: file.ca,
+        client: file.client,
+        header: file.header,
         override_path: file.override_path,
+        dial_timeout: file.dial_timeout,
+        rewrite: file.rewrite,
     };
-    endpoints.push(endpoint(server, host, domain, directory)?);
+    endpoints.push(endpoint(server, host, domain, &place)?);
     Ok(endpoints)
 }
 
@@ -129,7 +222,7 @@ fn endpoint(
     mut base: Url,
     host: Host,
     domain: &str,
-    directory: &Path,
+    place: &Place<'_>,
 ) -> Result<Endpoint, ImageError> {
     let path = base.path().trim_end_matches('/').to_owned();
     if host.override_path == Some(true) || path.ends_with("/v2") {
@@ -137,25 +230,115 @@ fn endpoint(
     } else {
         base.set_path(&format!("{path}/v2"));
     }
-    let can = |capability| {
-        host.capabilities
-            .as_ref()
-            .is_none_or(|all| all.contains(&capability))
-    };
-    let same = base.host_str() == default_server(domain)?.host_str()
-        && base.port_or_known_default() == default_server(domain)?.port_or_known_default();
+    let (resolve, pull) = capabilities(host.capabilities.unwrap_or_default(), place)?;
+    let upstream = default_server(domain)?;
+    let same = base.host_str() == upstream.host_str()
+        && base.port_or_known_default() == upstream.port_or_known_default();
+    let trusted = host.ca.map(OneOrMany::into_vec).unwrap_or_default();
     Ok(Endpoint {
-        resolve: can(Capability::Resolve),
-        pull: can(Capability::Pull),
+        resolve,
+        pull,
         skip_verify: host.skip_verify.unwrap_or(false),
-        ca: match host.ca {
-            None => Vec::new(),
-            Some(OneOrMany::One(path)) => vec![directory.join(path)],
-            Some(OneOrMany::Many(paths)) => paths.iter().map(|p| directory.join(p)).collect(),
-        },
+        ca: trusted.iter().map(|p| place.directory.join(p)).collect(),
+        client: host.client.map(|c| client(c, place)).transpose()?.flatten(),
+        headers: headers(host.header.unwrap_or_default(), place)?,
+        dial_timeout: host
+            .dial_timeout
+            .filter(|text| !text.is_empty())
+            .map(|text| duration(&text, place))
+            .transpose()?,
+        rewrites: rewrites(host.rewrite.unwrap_or_default(), place)?,
         namespace: (!same).then(|| domain.to_owned()),
         base,
     })
+}
+
+/// Whether a host may resolve and pull; one that says nothing may. Nothing here pushes.
+fn capabilities(named: Vec<String>, place: &Place<'_>) -> Result<(bool, bool), ImageError> {
+    let (mut resolve, mut pull) = (named.is_empty(), named.is_empty());
+    for name in named {
+        match name.to_ascii_lowercase().as_str() {
+            "resolve" => resolve = true,
+            "pull" => pull = true,
+            "push" | "referrers" => {}
+            _ => return Err(place.bad(format!("unknown capability {name:?}"))),
+        }
+    }
+    Ok((resolve, pull))
+}
+
+/// A certificate to show: one file with both, or a certificate and its key.
+fn client(
+    given: OneOrMany<OneOrMany<PathBuf>>,
+    place: &Place<'_>,
+) -> Result<Option<(PathBuf, PathBuf)>, ImageError> {
+    let mut pairs = Vec::new();
+    for entry in given.into_vec() {
+        let files = entry.into_vec();
+        let files: Vec<PathBuf> = files.iter().map(|p| place.directory.join(p)).collect();
+        pairs.push(match files.as_slice() {
+            [both] => (both.clone(), both.clone()),
+            [certificate, key] => (certificate.clone(), key.clone()),
+            _ => return Err(place.bad("client must be a file, or pairs of certificate and key")),
+        });
+    }
+    match pairs.len() {
+        0 | 1 => Ok(pairs.pop()),
+        n => Err(place.bad(format!(
+            "{n} client certificates for one host are not supported, only one is"
+        ))),
+    }
+}
+
+fn headers(
+    given: toml::map::Map<String, toml::Value>,
+    place: &Place<'_>,
+) -> Result<HeaderMap, ImageError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in given {
+        let values: Vec<String> = value
+            .try_into::<OneOrMany<String>>()
+            .map_err(|_| place.bad(format!("header {name:?} must be a text or a list of texts")))?
+            .into_vec();
+        let key: HeaderName = name
+            .parse()
+            .map_err(|_| place.bad(format!("{name:?} is not the name of a header")))?;
+        for text in values {
+            // The value may be a secret, so it is not shown.
+            let mut value = HeaderValue::from_str(&text)
+                .map_err(|_| place.bad(format!("the value of header {name:?} is not valid")))?;
+            value.set_sensitive(true);
+            headers.append(key.clone(), value);
+        }
+    }
+    Ok(headers)
+}
+
+/// As Go writes durations: `3s`, `1m30s`, `500ms`.
+fn duration(text: &str, place: &Place<'_>) -> Result<Duration, ImageError> {
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| {
+            place.bad(format!(
+                "dial_timeout {text:?} is not a duration such as \"3s\""
+            ))
+        })
+}
+
+fn rewrites(given: toml::Table, place: &Place<'_>) -> Result<Vec<(Regex, String)>, ImageError> {
+    let rewrite = |(pattern, by): (String, toml::Value)| {
+        let expression = Regex::new(&pattern).map_err(|error| ImageError::Malformed {
+            what: format!("{}: rewrite {pattern:?} is not valid", place.file.display()),
+            source: Some(error.into()),
+        })?;
+        match by {
+            toml::Value::String(by) => Ok((expression, by)),
+            _ => Err(place.bad(format!("what rewrite {pattern:?} puts in must be a text"))),
+        }
+    };
+    given.into_iter().map(rewrite).collect()
 }
 
 /// A URL as `hosts.toml` has it: with a scheme, or a bare host, which means https.
@@ -255,7 +438,8 @@ mod tests {
     #[test]
     fn unknown_fields_are_named() {
         for (text, named) in [
-            ("[host.\"https://a\"]\nclient = \"c.pem\"", "client"),
+            ("[host.\"https://a\"]\nclients = \"c.pem\"", "clients"),
+            ("client = [\"c.pem\", \"d.pem\"]", "2 client certificates"),
             ("sevrer = \"x\"", "sevrer"),
             ("server = \"ftp://x\"", "ftp"),
             ("[host.\"https://a\"]\ncapabilities = [\"fly\"]", "fly"),
@@ -267,6 +451,53 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn all_fields_of_a_host_are_read() {
+        let text = r#"
+            [host."https://m.example"]
+            capabilities = ["Pull", "push"]
+            ca = ["a.pem", "/b.pem"]
+            client = [["c.pem", "k.pem"]]
+            dial_timeout = "1m30s"
+            [host."https://m.example".header]
+            X-One = "1"
+            X-Two = ["a", "b"]
+            [host."https://m.example".rewrite]
+            "^team/(.*)$" = "mirror/$1"
+            "^library/" = "hub/"
+        "#;
+        let all = parse(Path::new("/r/d/hosts.toml"), text, "r.example").unwrap();
+        let host = &all[0];
+        assert!(host.pull && !host.resolve);
+        assert_eq!(host.ca, [Path::new("/r/d/a.pem"), Path::new("/b.pem")]);
+        let pair = ("/r/d/c.pem".into(), "/r/d/k.pem".into());
+        assert_eq!(host.client, Some(pair));
+        assert_eq!(host.dial_timeout, Some(Duration::from_secs(90)));
+        assert_eq!(host.headers.get_all("x-two").iter().count(), 2);
+        assert_eq!(host.repository("team/app"), "mirror/app");
+        assert_eq!(host.repository("library/busybox"), "hub/busybox");
+        assert_eq!(host.repository("other/app"), "other/app");
+        assert_eq!(all[1].repository("team/app"), "team/app");
+    }
+
+    #[test]
+    fn dockers_certificate_files_are_read_when_there_is_no_hosts_toml() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = dir.path().join("r.example_5000_");
+        fs::create_dir(&of).unwrap();
+        for name in ["ca.crt", "me.cert", "me.key", "README"] {
+            fs::write(of.join(name), "").unwrap();
+        }
+        // The first directory that exists counts, even if it says less than another.
+        fs::create_dir(dir.path().join("_default")).unwrap();
+        fs::write(dir.path().join("_default/hosts.toml"), "skip_verify = true").unwrap();
+        let all = endpoints(dir.path(), "r.example:5000").unwrap();
+        assert_eq!(all[0].ca, [of.join("ca.crt")]);
+        assert_eq!(all[0].client, Some((of.join("me.cert"), of.join("me.key"))));
+        assert!(!all[0].skip_verify);
+        assert!(endpoints(dir.path(), "other.example").unwrap()[0].skip_verify);
     }
 
     #[test]

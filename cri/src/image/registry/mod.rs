@@ -5,8 +5,15 @@
 //! nothing of the store; `pull` decides what to fetch and verifies it.
 
 mod challenge;
+mod client;
 mod dns;
 pub(crate) mod hosts;
 mod server;
+mod token;
 
 pub(crate) use server::Server;
+
+/// Whether a `WWW-Authenticate` header is one that can be answered.
+pub(crate) fn challenges(header: &str) -> bool {
+    challenge::parse(std::iter::once(header)).is_some()
+}

@@ -1,51 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Requests to one endpoint: authentication, bounds, deadlines, and errors that say what to do.
+//! Requests to one endpoint: authentication, redirects, bounds, deadlines, retries, and errors that
+//! say what to do.
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RANGE, WWW_AUTHENTICATE};
-use reqwest::{Client, Response, StatusCode, Url, redirect};
+use reqwest::header::{
+    ACCEPT, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION, RANGE, RETRY_AFTER,
+    WWW_AUTHENTICATE,
+};
+use reqwest::{Client, Method, Response, StatusCode, Url};
 use tokio::sync::Mutex;
 
 use super::super::digest::Digest;
 use super::super::error::{ErrorKind, ImageError};
 use super::super::manifest::{ACCEPT as MANIFEST_TYPES, MAX_DOCUMENT};
 use super::super::reference::Reference;
-use super::super::types::Auth;
-use super::challenge::{self, Challenge, TokenAnswer};
-use super::dns::SystemResolver;
+use super::super::types::{Auth, pause};
+use super::challenge;
+use super::client::{client, host_of};
 use super::hosts::Endpoint;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A transfer in which nothing arrives for so long has failed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Manifests, configurations and tokens are small: all of one within this.
 const DOCUMENT_DEADLINE: Duration = Duration::from_secs(60);
 const MAX_REDIRECTS: usize = 10;
+/// A request that the registry is too busy for is made so often, and not later than this.
+const ATTEMPTS: u32 = 3;
+const LONGEST_PAUSE: Duration = Duration::from_secs(20);
 /// Of an error body, so much is shown.
 const MAX_REASON: usize = 300;
 
 /// One endpoint, for one repository and one set of credentials.
 pub(crate) struct Server {
-    endpoint: Endpoint,
-    client: Client,
-    repository: String,
-    auth: Auth,
+    pub(super) endpoint: Endpoint,
+    pub(super) client: Client,
+    /// As it is called here.
+    pub(super) repository: String,
+    pub(super) auth: Auth,
     /// The header that worked last; made when the registry first asks for one.
     authorization: Mutex<Option<HeaderValue>>,
 }
 
 impl Server {
+    /// `idle`: a transfer in which nothing arrives for so long has failed.
     pub(crate) fn new(
         endpoint: Endpoint,
         reference: &Reference,
         auth: Auth,
+        idle: Duration,
     ) -> Result<Server, ImageError> {
-        let client = client(&endpoint)?;
         Ok(Server {
+            client: client(&endpoint, idle)?,
+            repository: endpoint.repository(reference.path()),
             endpoint,
-            client,
-            repository: reference.path().to_owned(),
             auth,
             authorization: Mutex::new(None),
         })
@@ -55,25 +61,43 @@ impl Server {
         &self.endpoint
     }
 
+    /// The digest that the registry has for a tag or digest, if it says so; asks for no content, so
+    /// it counts towards no limit on pulls.
+    pub(crate) async fn head(&self, target: &str) -> Result<Option<Digest>, ImageError> {
+        let url = self.url(&format!("manifests/{target}"))?;
+        let headers = accepting_manifests();
+        let work = async {
+            let response = self.ask(Method::HEAD, &url, &headers).await?;
+            self.successful(&url, response).await
+        };
+        let response = self.within(&url, work).await?;
+        let named = response.headers().get("docker-content-digest");
+        Ok(named.and_then(|value| value.to_str().ok()?.parse().ok()))
+    }
+
     /// A manifest or index by tag or digest. The caller verifies the digest.
     pub(crate) async fn manifest(&self, target: &str) -> Result<Vec<u8>, ImageError> {
-        self.document(
-            &format!("manifests/{target}"),
-            Some(MANIFEST_TYPES.join(", ")),
-        )
-        .await
+        let headers = accepting_manifests();
+        self.document(&format!("manifests/{target}"), &headers)
+            .await
     }
 
     /// A small blob, such as a configuration, read into memory.
     pub(crate) async fn small_blob(&self, digest: &Digest) -> Result<Vec<u8>, ImageError> {
-        self.document(&format!("blobs/{digest}"), None).await
+        self.document(&format!("blobs/{digest}"), &HeaderMap::new())
+            .await
     }
 
     /// The response to a request for a blob from byte `offset` on; its status tells (200 or 206)
     /// whether the offset was honoured. Chunks of the body have the idle timeout built in.
     pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<Response, ImageError> {
         let url = self.url(&format!("blobs/{digest}"))?;
-        let response = self.get(&url, None, offset).await?;
+        let mut headers = HeaderMap::new();
+        if offset > 0 {
+            let range = format!("bytes={offset}-");
+            headers.insert(RANGE, HeaderValue::from_str(&range).expect("digits"));
+        }
+        let response = self.ask(Method::GET, &url, &headers).await?;
         self.successful(&url, response).await
     }
 
@@ -90,6 +114,7 @@ impl Server {
             url: url.path().to_owned(),
             kind,
             reason: reason.into(),
+            retry_after: None,
             // The URL is in the text already, and may carry a signature.
             source: source.map(|error| error.without_url().into()),
         }
@@ -105,17 +130,17 @@ impl Server {
         Ok(url)
     }
 
-    async fn document(&self, path: &str, accept: Option<String>) -> Result<Vec<u8>, ImageError> {
+    async fn document(&self, path: &str, headers: &HeaderMap) -> Result<Vec<u8>, ImageError> {
         let url = self.url(path)?;
         let work = async {
-            let response = self.get(&url, accept, 0).await?;
+            let response = self.ask(Method::GET, &url, headers).await?;
             let response = self.successful(&url, response).await?;
             self.bounded(&url, response).await
         };
         self.within(&url, work).await
     }
 
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         url: &Url,
         work: impl Future<Output = Result<T, ImageError>>,
@@ -129,7 +154,11 @@ impl Server {
         }
     }
 
-    async fn bounded(&self, url: &Url, mut response: Response) -> Result<Vec<u8>, ImageError> {
+    pub(super) async fn bounded(
+        &self,
+        url: &Url,
+        mut response: Response,
+    ) -> Result<Vec<u8>, ImageError> {
         let mut bytes = Vec::new();
         loop {
             let chunk = response.chunk().await.map_err(|error| {
@@ -151,16 +180,36 @@ impl Server {
         }
     }
 
-    /// One GET; when the registry asks for authentication, once more with it.
-    async fn get(
+    /// One request, made again when the registry says that it is busy.
+    async fn ask(
         &self,
+        method: Method,
         url: &Url,
-        accept: Option<String>,
-        offset: u64,
+        headers: &HeaderMap,
+    ) -> Result<Response, ImageError> {
+        for attempt in 1.. {
+            let response = self.ask_once(&method, url, headers).await?;
+            let wait = retry_after(response.headers()).unwrap_or_else(|| pause(attempt));
+            if attempt == ATTEMPTS || !is_busy(response.status()) || wait > LONGEST_PAUSE {
+                return Ok(response);
+            }
+            tracing::debug!(%url, status = %response.status(), ?wait, "the registry is busy");
+            tokio::time::sleep(wait).await;
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// When the registry asks for authentication, once more with it.
+    async fn ask_once(
+        &self,
+        method: &Method,
+        url: &Url,
+        headers: &HeaderMap,
     ) -> Result<Response, ImageError> {
         let known = self.authorization.lock().await.clone();
-        let response = self.send(url, &accept, offset, known).await?;
-        if response.status() != StatusCode::UNAUTHORIZED {
+        let (response, ours) = self.follow(method, url, headers, known).await?;
+        // Only the registry itself is told credentials, not whom it redirects to.
+        if response.status() != StatusCode::UNAUTHORIZED || !ours {
             return Ok(response);
         }
         let challenges = response.headers().get_all(WWW_AUTHENTICATE);
@@ -172,33 +221,59 @@ impl Server {
             return Ok(response);
         };
         *self.authorization.lock().await = Some(header.clone());
-        self.send(url, &accept, offset, Some(header)).await
+        let (response, _) = self.follow(method, url, headers, Some(header)).await?;
+        Ok(response)
     }
 
-    async fn send(
+    /// Sends a request and follows redirects. Credentials and configured headers go to this endpoint
+    /// only: blob stores elsewhere get the bare request. True when this endpoint itself answered.
+    async fn follow(
         &self,
+        method: &Method,
         url: &Url,
-        accept: &Option<String>,
-        offset: u64,
+        headers: &HeaderMap,
         authorization: Option<HeaderValue>,
-    ) -> Result<Response, ImageError> {
-        let mut request = self.client.get(url.clone());
-        if let Some(accept) = accept {
-            request = request.header(ACCEPT, accept);
+    ) -> Result<(Response, bool), ImageError> {
+        let mut at = url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let ours = at.origin() == self.endpoint.base.origin();
+            let mut request = self.client.request(method.clone(), at.clone());
+            if ours {
+                request = request.headers(self.endpoint.headers.clone());
+                if let Some(value) = &authorization {
+                    request = request.header(AUTHORIZATION, value.clone());
+                }
+            }
+            let sent = request.headers(headers.clone()).send().await;
+            let response = sent.map_err(|error| self.unreachable(url, error))?;
+            match response.headers().get(LOCATION) {
+                Some(location) if response.status().is_redirection() => {
+                    at = self.redirected(url, &at, location)?;
+                }
+                _ => return Ok((response, ours)),
+            }
         }
-        if offset > 0 {
-            request = request.header(RANGE, format!("bytes={offset}-"));
-        }
-        if let Some(value) = authorization {
-            request = request.header(AUTHORIZATION, value);
-        }
-        request
-            .send()
-            .await
-            .map_err(|error| self.unreachable(url, error))
+        let reason = format!("redirected more than {MAX_REDIRECTS} times");
+        Err(self.failed(url, ErrorKind::RegistryUnavailable, reason, None))
     }
 
-    fn unreachable(&self, url: &Url, error: reqwest::Error) -> ImageError {
+    /// Never from https to http: content is verified, tokens in URLs are not.
+    fn redirected(&self, url: &Url, from: &Url, location: &HeaderValue) -> Result<Url, ImageError> {
+        let next = location.to_str().ok().and_then(|to| from.join(to).ok());
+        let refused = |reason| Err(self.failed(url, ErrorKind::RegistryUnavailable, reason, None));
+        match next {
+            Some(next) if !matches!(next.scheme(), "http" | "https") => {
+                refused("redirected to what is not a web address")
+            }
+            Some(next) if from.scheme() == "https" && next.scheme() != "https" => {
+                refused("redirected from https to http")
+            }
+            Some(next) => Ok(next),
+            None => refused("redirected to what is not a URL"),
+        }
+    }
+
+    pub(super) fn unreachable(&self, url: &Url, error: reqwest::Error) -> ImageError {
         let reason = if error.is_connect() {
             "cannot connect"
         } else if error.is_timeout() {
@@ -209,117 +284,21 @@ impl Server {
         self.failed(url, ErrorKind::RegistryUnavailable, reason, Some(error))
     }
 
-    /// The header that answers a challenge, or `None` when there is nothing to answer it with.
-    async fn authorize(
-        &self,
-        url: &Url,
-        challenge: Challenge,
-    ) -> Result<Option<HeaderValue>, ImageError> {
-        let text = match (challenge, &self.auth) {
-            (_, Auth::RegistryToken(token)) => format!("Bearer {token}"),
-            (Challenge::Basic, Auth::Basic { username, password }) => basic(username, password),
-            (Challenge::Basic, _) => return Ok(None),
-            (
-                Challenge::Bearer {
-                    realm,
-                    service,
-                    scope,
-                },
-                _,
-            ) => {
-                let scope = scope.unwrap_or_else(|| format!("repository:{}:pull", self.repository));
-                let token = self.token(url, &realm, service, scope).await?;
-                format!("Bearer {token}")
-            }
-        };
-        match HeaderValue::from_str(&text) {
-            Ok(mut value) => {
-                value.set_sensitive(true);
-                Ok(Some(value))
-            }
-            Err(_) => Err(self.failed(
-                url,
-                ErrorKind::Unauthorized,
-                "the credentials cannot stand in a header",
-                None,
-            )),
-        }
-    }
-
-    async fn token(
-        &self,
-        url: &Url,
-        realm: &str,
-        service: Option<String>,
-        scope: String,
-    ) -> Result<String, ImageError> {
-        let unauthorized = |reason: String| self.failed(url, ErrorKind::Unauthorized, reason, None);
-        let mut realm = Url::parse(realm)
-            .map_err(|_| unauthorized(format!("the token realm {realm:?} is not a URL")))?;
-        // A registry that is reached safely must not make us send a password in the clear.
-        if realm.scheme() != "https" && self.endpoint.base.scheme() == "https" {
-            return Err(unauthorized(format!(
-                "the token realm {realm} is not https"
-            )));
-        }
-        let client_id = "podwright";
-        let request = match &self.auth {
-            Auth::IdentityToken(refresh) => {
-                let mut form = url::form_urlencoded::Serializer::new(String::new());
-                form.append_pair("grant_type", "refresh_token")
-                    .append_pair("refresh_token", refresh)
-                    .append_pair("client_id", client_id)
-                    .append_pair("scope", &scope);
-                if let Some(service) = &service {
-                    form.append_pair("service", service);
-                }
-                self.client
-                    .post(realm.clone())
-                    .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
-                    .body(form.finish())
-            }
-            auth => {
-                realm.query_pairs_mut().append_pair("scope", &scope);
-                if let Some(service) = &service {
-                    realm.query_pairs_mut().append_pair("service", service);
-                }
-                let request = self.client.get(realm.clone());
-                match auth {
-                    Auth::Basic { username, password } => {
-                        request.basic_auth(username, Some(password))
-                    }
-                    _ => request,
-                }
-            }
-        };
-        let work = async {
-            let response = request
-                .send()
-                .await
-                .map_err(|error| self.unreachable(&realm, error))?;
-            let response = self.successful(&realm, response).await?;
-            let bytes = self.bounded(&realm, response).await?;
-            serde_json::from_slice::<TokenAnswer>(&bytes)
-                .ok()
-                .and_then(TokenAnswer::token)
-                .ok_or_else(|| unauthorized("the token server's answer has no token".to_owned()))
-        };
-        self.within(&realm, work).await
-    }
-
     /// Turns a status that is not success into an error, with the registry's own words.
-    async fn successful(&self, url: &Url, mut response: Response) -> Result<Response, ImageError> {
+    pub(super) async fn successful(
+        &self,
+        url: &Url,
+        mut response: Response,
+    ) -> Result<Response, ImageError> {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
+        let wait = retry_after(response.headers());
         let kind = match status {
             StatusCode::NOT_FOUND => ErrorKind::NotFound,
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorKind::Unauthorized,
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                ErrorKind::RegistryUnavailable
-            }
-            status if status.is_server_error() => ErrorKind::RegistryUnavailable,
+            status if is_busy(status) || status.is_server_error() => ErrorKind::RegistryUnavailable,
             _ => ErrorKind::BadContent,
         };
         let said = match response.chunk().await {
@@ -338,22 +317,45 @@ impl Server {
                 None => status.to_string(),
             },
         };
-        Err(self.failed(url, kind, reason, None))
+        let reason = match wait {
+            Some(wait) => format!("{reason}, to be tried again in {} s", wait.as_secs()),
+            None => reason,
+        };
+        let mut error = self.failed(url, kind, reason, None);
+        if let ImageError::Registry { retry_after, .. } = &mut error {
+            *retry_after = wait;
+        }
+        Err(error)
     }
 }
 
-fn host_of(url: &Url) -> String {
-    match (url.host_str(), url.port()) {
-        (Some(host), Some(port)) => format!("{host}:{port}"),
-        (host, _) => host.unwrap_or_default().to_owned(),
-    }
+fn accepting_manifests() -> HeaderMap {
+    let types = MANIFEST_TYPES.join(", ");
+    let value = HeaderValue::from_str(&types).expect("media types are ASCII");
+    HeaderMap::from_iter([(ACCEPT, value)] as [(HeaderName, HeaderValue); 1])
 }
 
-fn basic(username: &str, password: &str) -> String {
-    use base64::Engine as _;
-    let pair = format!("{username}:{password}");
-    let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-    format!("Basic {encoded}")
+/// Statuses that another attempt may change, as containerd sees them.
+fn is_busy(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::INTERNAL_SERVER_ERROR
+    )
+}
+
+/// `Retry-After` (RFC 9110, section 10.2.3), in seconds or as a date.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::parse(text).ok()?.timestamp();
+    Duration::try_from(at.duration_since(jiff::Timestamp::now())).ok()
 }
 
 /// The message of an error body (`{"errors":[{"code":…,"message":…}]}`), made safe to print.
@@ -374,51 +376,23 @@ fn words(body: &[u8]) -> Option<String> {
     Some(text.chars().filter(printable).take(MAX_REASON).collect())
 }
 
-fn client(endpoint: &Endpoint) -> Result<Client, ImageError> {
-    let plain = endpoint.base.scheme() == "http";
-    let mut builder = Client::builder()
-        .user_agent(concat!("podwright/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(IDLE_TIMEOUT)
-        .dns_resolver(std::sync::Arc::new(SystemResolver::default()))
-        .danger_accept_invalid_certs(endpoint.skip_verify)
-        .redirect(redirect::Policy::custom(follow));
-    if plain {
-        // A machine without any CA certificates can still use a plain registry.
-        builder = builder.tls_certs_only([]);
-    }
-    for path in &endpoint.ca {
-        let pem = std::fs::read(path)
-            .map_err(|source| ImageError::storage("reading CA certificates from", path, source))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|source| {
-            ImageError::Malformed {
-                what: format!("CA certificates in {} are not valid", path.display()),
-                source: Some(source.into()),
-            }
-        })?;
-        builder = builder.tls_certs_merge(certificates);
-    }
-    builder.build().map_err(|source| ImageError::Malformed {
-        what: format!(
-            "cannot set up TLS for {} (is the package ca-certificates installed?)",
-            host_of(&endpoint.base)
-        ),
-        source: Some(source.into()),
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Follows redirects, but never from https to http: content is verified, tokens in URLs are not.
-fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
-    let downgrade = attempt.url().scheme() != "https"
-        && attempt
-            .previous()
-            .last()
-            .is_some_and(|url| url.scheme() == "https");
-    if downgrade {
-        return attempt.error("redirected from https to http");
+    #[test]
+    fn retry_after_is_read_as_seconds_or_date() {
+        let of = |text: &str| {
+            let value = HeaderValue::from_str(text).unwrap();
+            retry_after(&HeaderMap::from_iter([(RETRY_AFTER, value)]))
+        };
+        assert_eq!(of("120"), Some(Duration::from_secs(120)));
+        assert_eq!(of("soon"), None);
+        let past = "Fri, 31 Dec 1999 23:59:59 GMT";
+        assert_eq!(of(past), None);
+        let later = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(100);
+        let text = later.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        let wait = of(&text).unwrap();
+        assert!(wait > Duration::from_secs(90) && wait <= Duration::from_secs(100));
     }
-    if attempt.previous().len() > MAX_REDIRECTS {
-        return attempt.error("redirected too often");
-    }
-    attempt.follow()
 }
