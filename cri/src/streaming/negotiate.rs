@@ -8,8 +8,9 @@ use super::channels::Codec;
 
 /// The header in which SPDY clients name protocols, in requests and answers.
 const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
-/// The header in which a refusal names what is supported.
-const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
+/// The header in which a refusal names what would be accepted.
+pub(super) const ACCEPTED: HeaderName =
+    HeaderName::from_static("x-accepted-stream-protocol-versions");
 const SPDY: &str = "SPDY/3.1";
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
@@ -60,8 +61,8 @@ pub struct Refusal {
     pub status: StatusCode,
     /// One line.
     pub text: String,
-    /// What would be accepted, for SPDY clients.
-    pub headers: HeaderMap,
+    /// For SPDY clients: what would be accepted.
+    pub accepted: Vec<&'static str>,
 }
 
 impl Refusal {
@@ -69,7 +70,7 @@ impl Refusal {
         Self {
             status: StatusCode::BAD_REQUEST,
             text: text.into(),
-            headers: HeaderMap::new(),
+            accepted: Vec::new(),
         }
     }
 }
@@ -187,7 +188,7 @@ fn websocket(kind: Kind, known: &[Protocol], headers: &HeaderMap) -> Result<Agre
                     },
                     names(known).join(", ")
                 ),
-                headers: HeaderMap::new(),
+                accepted: Vec::new(),
             });
         };
         answer.insert(
@@ -216,17 +217,13 @@ fn spdy(known: &[Protocol], headers: &HeaderMap) -> Result<Agreed, Refusal> {
         )));
     }
     let Some((name, wire, last_word)) = choose(&asked, known) else {
-        let mut accepted = HeaderMap::new();
-        for name in names(known) {
-            accepted.append(ACCEPTED, HeaderValue::from_static(name));
-        }
         return Err(Refusal {
             status: StatusCode::FORBIDDEN,
             text: format!(
                 "unable to upgrade: unable to negotiate protocol: client supports {asked:?}, server accepts {:?}\n",
                 names(known)
             ),
-            headers: accepted,
+            accepted: names(known),
         });
     };
     let mut answer = HeaderMap::new();
@@ -343,10 +340,7 @@ mod tests {
         assert_eq!((old.wire, old.last_word), (Wire::Spdy, LastWord::Text));
         let refused = negotiate(Kind::Ports, &spdy(asked)).unwrap_err();
         assert_eq!(refused.status, StatusCode::FORBIDDEN);
-        assert_eq!(
-            refused.headers["x-accepted-stream-protocol-versions"],
-            "portforward.k8s.io"
-        );
+        assert_eq!(refused.accepted, ["portforward.k8s.io"]);
     }
 
     #[test]

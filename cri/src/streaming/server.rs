@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -143,7 +143,13 @@ fn answer(runtime: Arc<Runtime>, mut request: Request<Incoming>) -> Response<Ful
     // First, so that a client can come again with another protocol.
     let agreed = match negotiate::negotiate(wanted, request.headers()) {
         Ok(agreed) => agreed,
-        Err(refusal) => return text(refusal.status, refusal.text, refusal.headers),
+        Err(refusal) => {
+            let mut accepted = HeaderMap::new();
+            for name in refusal.accepted {
+                accepted.append(negotiate::ACCEPTED, HeaderValue::from_static(name));
+            }
+            return text(refusal.status, refusal.text, accepted);
+        }
     };
     let Some(stream) = runtime.tokens.take(kind, token) else {
         let unknown = "this stream's token is unknown, used or expired\n";
@@ -182,7 +188,7 @@ fn text(
 ) -> Response<Full<Bytes>> {
     headers.insert(
         header::CONTENT_TYPE,
-        http::HeaderValue::from_static("text/plain; charset=utf-8"),
+        HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;

@@ -113,7 +113,7 @@ impl Spdy {
 
     /// Reads until every stream of `streams` was closed or reset by the server, or the connection
     /// ended. What came on each.
-    pub(crate) async fn to_end(&mut self, streams: &[u32]) -> HashMap<u32, Vec<u8>> {
+    pub(crate) async fn until_closed(&mut self, streams: &[u32]) -> HashMap<u32, Vec<u8>> {
         let (mut open, mut text) = (streams.to_vec(), HashMap::<u32, Vec<u8>>::new());
         while !open.is_empty() {
             match self.receiver.next().await {

@@ -264,7 +264,7 @@ fn spdy_exec_has_streams_with_an_end_and_a_code() {
             let [error, stdin, stdout, stderr] = exec_streams(&mut client).await;
             client.sender.data(stdin, b"typed", false).await;
             client.sender.data(stdin, b" twice", true).await;
-            let said = client.to_end(&[error, stdout, stderr]).await;
+            let said = client.until_closed(&[error, stdout, stderr]).await;
             assert_eq!(text_of(&said, stdout), "typed twice");
             assert_eq!(text_of(&said, stderr), "bad\n");
             let last = text_of(&said, error);
@@ -430,7 +430,7 @@ async fn talk_to_many(client: &mut Spdy) {
         client.sender.data(*data, text.as_bytes(), true).await;
     }
     let all: Vec<u32> = pairs.iter().flat_map(|(e, d)| [*e, *d]).collect();
-    let said = client.to_end(&all).await;
+    let said = client.until_closed(&all).await;
     for (number, (error, data)) in pairs.iter().enumerate() {
         assert_eq!(text_of(&said, *error), "", "connection {number}");
         assert_eq!(text_of(&said, *data), format!("echo {number}"));
@@ -440,7 +440,7 @@ async fn talk_to_many(client: &mut Spdy) {
 /// A refused connection is said on its error stream, and the next one works.
 async fn nobody_listens(client: &mut Spdy) {
     let (error, data) = client.sender.pair("none", 9).await;
-    let said = client.to_end(&[error, data]).await;
+    let said = client.until_closed(&[error, data]).await;
     let text = text_of(&said, error);
     assert!(
         text.contains("port 9") && text.contains("refused"),
@@ -448,7 +448,7 @@ async fn nobody_listens(client: &mut Spdy) {
     );
     let (error, data) = client.sender.pair("again", 8080).await;
     client.sender.data(data, b"still", true).await;
-    let said = client.to_end(&[error, data]).await;
+    let said = client.until_closed(&[error, data]).await;
     assert_eq!(text_of(&said, data), "still");
 }
 
@@ -465,7 +465,7 @@ fn streams_are_served_over_tls() {
         let (_, mut client) = Spdy::open(&url, "v4.channel.k8s.io").await;
         let [error, stdin, stdout, stderr] = exec_streams(&mut client).await;
         client.sender.data(stdin, b"secret", true).await;
-        let said = client.to_end(&[error, stdout, stderr]).await;
+        let said = client.until_closed(&[error, stdout, stderr]).await;
         assert_eq!(text_of(&said, stdout), "secret");
         let url = exec_url(&node, &id, "echo also", false).await;
         let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
@@ -500,7 +500,7 @@ fn idle_streams_and_clients_that_open_too_little_are_ended() {
         let url = exec_url(&node, &id, "cat", false).await;
         let (_, mut client) = Spdy::open(&url, "v4.channel.k8s.io").await;
         let error = client.sender.stream(&[("streamtype", "error")]).await;
-        let said = client.to_end(&[error]).await;
+        let said = client.until_closed(&[error]).await;
         assert!(text_of(&said, error).contains("timed out"), "{said:?}");
     });
 }
@@ -521,7 +521,7 @@ fn a_slow_client_misses_nothing() {
             "while ps | grep -q '[b]s=64k'; do sleep 0.05; done & sleep 1",
         )
         .await;
-        let said = client.to_end(&[error, stdout, stderr]).await;
+        let said = client.until_closed(&[error, stdout, stderr]).await;
         assert_eq!(said[&stdout].len(), size);
         assert!(text_of(&said, error).contains("Success"));
     });

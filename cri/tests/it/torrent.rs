@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Much data through exec and port-forward: every byte arrives, and the daemon does not grow.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cri::streaming::spdy::frame::Frame;
@@ -10,8 +12,8 @@ use crate::node::{Handle, shell, test_apart, words};
 use crate::spdy::{Receiver, Sender, Spdy};
 use crate::streams::ECHO_SERVER;
 
-/// `PODWRIGHT_TEST_STREAM_MIB` says how much is sent and comes back.
-const MIB: u64 = 64;
+/// How much is sent and comes back; `PODWRIGHT_TEST_STREAM_MIB` says otherwise.
+const MIB: u64 = 1024;
 /// One write.
 const PIECE: usize = 32 << 10;
 /// What the daemon may grow by, whatever the size.
@@ -61,41 +63,42 @@ async fn through(node: &Handle, what: &str, client: Spdy, to: u32, from: u32, si
     let Spdy { sender, receiver } = client;
     let daemon = node.daemon_pid().await;
     let (before, start) = (anonymous_kib(daemon), Instant::now());
+    let most = AtomicU64::new(before);
     let watching = async {
-        let mut most = before;
         loop {
             tokio::time::sleep(Duration::from_millis(20)).await;
-            most = most.max(anonymous_kib(daemon));
-            if most - before > GROWTH_KIB {
-                return most;
+            let now = anonymous_kib(daemon);
+            if most.fetch_max(now, Ordering::Relaxed).max(now) - before > GROWTH_KIB {
+                return now;
             }
         }
     };
     let both = async {
-        tokio::join!(
-            send(sender, to, size),
-            tokio::spawn(receive(receiver, from, size))
-        )
-        .1
-        .unwrap();
+        let receiving = tokio::spawn(receive(receiver, from, size));
+        tokio::join!(send(sender, to, size), receiving).1.unwrap();
     };
     tokio::select! {
         () = both => {}
-        most = watching => panic!("{what}: the daemon grew from {before} to {most} KiB"),
+        now = watching => panic!("{what}: the daemon grew from {before} to {now} KiB"),
     }
-    let seconds = start.elapsed().as_secs_f64();
-    let mib = size >> 20;
     println!(
-        "{what}: {mib} MiB there and back in {seconds:.1} s; {before} KiB before, {} after",
-        anonymous_kib(daemon)
+        "{what}: {} MiB there and back in {:.1} s, the daemon at {before} to {} KiB",
+        size >> 20,
+        start.elapsed().as_secs_f64(),
+        most.into_inner(),
     );
 }
 
-/// A piece that no other is equal to.
+/// A piece that no other is equal to: its number, and bytes that repeat nowhere within.
 fn piece(number: u64) -> Vec<u8> {
-    let words =
-        (0..PIECE as u64 / 8).map(|word| (number << 32 | word).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    words.flat_map(u64::to_le_bytes).collect()
+    static REST: OnceLock<Vec<u8>> = OnceLock::new();
+    let rest = REST.get_or_init(|| {
+        let words = (0..PIECE as u64 / 8).map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        words.flat_map(u64::to_le_bytes).collect()
+    });
+    let mut piece = rest.clone();
+    piece[..8].copy_from_slice(&number.to_le_bytes());
+    piece
 }
 
 async fn send(mut sender: Sender, stream: u32, size: u64) {
