@@ -81,10 +81,19 @@ fn delete_killed_after_any_step_can_be_repeated() {
 }
 
 /// The other way round: the command sees it and cleans up by itself.
-#[test]
-fn run_leaves_nothing_when_its_child_is_killed_after_any_step() {
+fn run_leaves_nothing(victim: Victim) {
     let mut bundle = Bundle::new("exit 0", &[]);
     let dir = bundle.bundle().to_owned();
     let arguments = ["run", "--bundle", &dir];
-    after_each_step(&mut bundle, Victim::Child, &arguments, |_| {}, |_| {});
+    after_each_step(&mut bundle, victim, &arguments, |_| {}, |_| {});
+}
+
+#[test]
+fn run_leaves_nothing_when_its_launcher_is_killed_after_any_step() {
+    run_leaves_nothing(Victim::Launcher);
+}
+
+#[test]
+fn run_leaves_nothing_when_its_child_is_killed_after_any_step() {
+    run_leaves_nothing(Victim::Child);
 }

@@ -49,7 +49,9 @@ const STEPS: &[c_long] = &[
 pub(crate) enum Victim {
     /// The command itself.
     Command,
-    /// The first process that it makes.
+    /// The launcher that it starts.
+    Launcher,
+    /// The process that the launcher makes, which becomes the container's.
     Child,
 }
 
@@ -68,15 +70,12 @@ pub(crate) fn kill_after(command: &mut Command, victim: Victim, nth: usize) -> b
     let mut child = traced.spawn().expect("spawns");
     let pid = pid_t::try_from(child.id()).expect("a pid");
     assert!(libc::WIFSTOPPED(wait(pid)), "it stops at its exec");
-    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
-    let options = match victim {
-        Victim::Command => options,
-        Victim::Child => options | libc::PTRACE_O_TRACEFORK,
-    };
-    ptrace(libc::PTRACE_SETOPTIONS, pid, options as usize);
     let there = match victim {
         Victim::Command => kill_at(pid, nth, false),
-        Victim::Child => until_made(pid).is_some_and(|made| kill_at(made, nth, true)),
+        Victim::Launcher => until_made(pid).is_some_and(|made| kill_at(made, nth, true)),
+        Victim::Child => until_made(pid)
+            .and_then(until_made)
+            .is_some_and(|made| kill_at(made, nth, true)),
     };
     // Has been collected already when it was what was traced.
     let _ = child.wait();
@@ -85,6 +84,9 @@ pub(crate) fn kill_after(command: &mut Command, victim: Victim, nth: usize) -> b
 
 /// Runs what is traced until it has made a process, and lets go of it.
 fn until_made(pid: pid_t) -> Option<pid_t> {
+    let made = libc::PTRACE_O_TRACEFORK | libc::PTRACE_O_TRACEVFORK | libc::PTRACE_O_TRACECLONE;
+    let options = libc::PTRACE_O_EXITKILL | made;
+    ptrace(libc::PTRACE_SETOPTIONS, pid, options as usize);
     let mut signal = 0;
     loop {
         ptrace(libc::PTRACE_CONT, pid, signal as usize);
@@ -93,7 +95,7 @@ fn until_made(pid: pid_t) -> Option<pid_t> {
             return None;
         }
         signal = match status >> 16 {
-            libc::PTRACE_EVENT_FORK => break,
+            libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK | libc::PTRACE_EVENT_CLONE => break,
             // An exec's own trap is nobody's signal.
             0 if libc::WSTOPSIG(status) != libc::SIGTRAP => libc::WSTOPSIG(status),
             _ => 0,
@@ -111,6 +113,8 @@ fn until_made(pid: pid_t) -> Option<pid_t> {
 /// it stands before a call, and not within one.
 fn kill_at(pid: pid_t, nth: usize, mut entering: bool) -> bool {
     const AT_CALL: c_int = libc::SIGTRAP | 0x80;
+    let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
+    ptrace(libc::PTRACE_SETOPTIONS, pid, options as usize);
     let (mut steps, mut signal) = (0, 0);
     loop {
         ptrace(libc::PTRACE_SYSCALL, pid, signal as usize);

@@ -74,6 +74,7 @@ fn set_up_and_exec(
     identity::affinity(&prepared.process.affinity.before)?;
     join_cgroups(prepared)?;
     identity::affinity(&prepared.process.affinity.after)?;
+    identity::any_processor(&prepared.process.affinity);
     oom_score(prepared)?;
     give_streams(prepared, stdio)?;
     let (in_two_steps, new_users) = (
@@ -122,6 +123,8 @@ fn set_up_and_exec(
     let listened = usize::from(prepared.process.is_listened());
     let ready = report::encode(Step::Ready, listened, 0);
     socket::send(channel, &ready, fds).map_err(at(Step::Channel))?;
+    // The parent has its own now, and 0, 1 and 2 are what the process needs of it.
+    drop(terminal);
     if let Some(number) = identity::load_filter(&prepared.process)? {
         hand_over(number, channel)?;
     }
@@ -200,7 +203,16 @@ fn create_hooks(prepared: &Prepared, gate: &Gate, channel: BorrowedFd<'_>) -> Re
     let exec = &mut |hook: &hooks::ReadyHook| {
         // It is zero while the file system is made.
         sys::umask(0o022);
-        hook.exec(None)
+        // As runc has it, in the root.
+        match prepared
+            .root
+            .as_ref()
+            .map(|root| root.tree.as_fd())
+            .map(mounts::fchdir)
+        {
+            Some(Err(errno)) => errno,
+            _ => hook.exec(None),
+        }
     };
     let mut tail = Tail::default();
     if let Err(Failure { index, cause }) = ready.run(sys::getpid(), &mut tail, exec) {
@@ -278,7 +290,7 @@ fn go_on_as_child(prepared: &Prepared, channel: BorrowedFd<'_>) -> Result<(), Fa
             write_file(c"/proc/self/timens_offsets", offsets).map_err(&failed)?;
         }
     }
-    match sys::clone3_sibling(prepared.spaces.new).map_err(at(Step::Clone))? {
+    match sys::clone3_sibling(prepared.spaces.new, None).map_err(at(Step::Clone))? {
         Clone::Child => Ok(()),
         Clone::Parent { pid, pidfd } => {
             let report = report::encode(Step::Replaced, pid as usize, 0);

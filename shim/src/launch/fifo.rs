@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::hooks::{HookPoint, Ready};
+use super::hooks::HookPoint;
 use super::patience_ms;
 use super::report::{self, LaunchError, Step, Words};
 use crate::plan::Hooks;
@@ -44,7 +44,7 @@ pub fn release(
     writer.write_all(&[1]).map_err(failed("writing to"))?;
     drop(writer);
     std::fs::remove_file(fifo).map_err(failed("removing"))?;
-    let budget = Ready::new(HookPoint::StartContainer, hooks)?.budget();
+    let budget = HookPoint::StartContainer.budget(hooks);
     // No event is asked for: the end is always reported, and our own byte must not wake us.
     let mut fds = [events::interest(reader.as_fd(), 0)];
     let words = |hooks, program: String| Words::of_start(program, hooks);

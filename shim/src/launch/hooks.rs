@@ -53,6 +53,11 @@ impl HookPoint {
         }
     }
 
+    /// How long all hooks of this point may take; `None` when one has no deadline.
+    pub(super) fn budget(self, hooks: &Hooks) -> Option<Duration> {
+        self.of(hooks).iter().map(timeout).sum()
+    }
+
     /// The container's status that hooks at this point are told.
     fn status(self) -> &'static [u8] {
         match self {
@@ -97,11 +102,6 @@ impl Ready {
                 .map(|hook| ready_hook(hook, point))
                 .collect::<Result<_, _>>()?,
         })
-    }
-
-    /// How long all of them may take; `None` when one has no deadline.
-    pub(super) fn budget(&self) -> Option<Duration> {
-        self.hooks.iter().map(|hook| hook.timeout).sum()
     }
 
     /// Runs them in order, until one fails. `exec` is called in each hook's own process and does
@@ -183,10 +183,13 @@ fn ready_hook(hook: &Hook, point: HookPoint) -> Result<ReadyHook, LaunchError> {
         args: PointerArray::new(&args, 0),
         env: env.as_ref().map(|env| PointerArray::new(env, 0)),
         _strings: [args, env.unwrap_or_default()],
-        timeout: hook
-            .timeout_secs
-            .map(|secs| Duration::from_secs(secs.into())),
+        timeout: timeout(hook),
     })
+}
+
+fn timeout(hook: &Hook) -> Option<Duration> {
+    let seconds = hook.timeout_secs?;
+    Some(Duration::from_secs(seconds.into()))
 }
 
 fn own_environment() -> Vec<CString> {

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::child::{Failed, at};
 use super::prepare::{Prepared, Process};
 use super::report::Step;
-use crate::plan::Seccomp;
+use crate::plan::{ExecAffinity, Seccomp};
 use crate::sys::{self, Errno, Sys, mounts, scheduling};
 
 pub(super) fn limits(process: &Process) -> Result<(), Failed> {
@@ -133,6 +133,16 @@ pub(super) fn affinity(mask: &[u64]) -> Result<(), Failed> {
     match mask.is_empty() {
         true => Ok(()),
         false => scheduling::set_affinity(mask).map_err(at(Step::Affinity)),
+    }
+}
+
+/// Where nothing is asked for, all processors of the cgroup: the runtime's own mask is nobody's wish.
+/// As with runc, a kernel that refuses is no reason to fail.
+pub(super) fn any_processor(affinity: &ExecAffinity) {
+    /// More than a kernel can be built for.
+    static ALL: [u64; 128] = [u64::MAX; 128];
+    if affinity.before.is_empty() && affinity.after.is_empty() {
+        let _ = scheduling::set_affinity(&ALL);
     }
 }
 

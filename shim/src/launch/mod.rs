@@ -11,6 +11,7 @@ pub mod fifo;
 mod filesystem;
 pub mod hooks;
 mod identity;
+mod launcher;
 mod listener;
 mod prepare;
 mod report;
@@ -22,6 +23,7 @@ use crate::plan::{CgroupJoin, Hooks, LaunchPlan, ProcessPlan, SeccompListener};
 use crate::sys::{self, Clone, Errno, events, socket};
 
 pub use hooks::HookPoint;
+pub use launcher::{Launcher, serve};
 pub use prepare::{new_network_namespace, new_user_namespace, readonly_file};
 pub use report::{Blame, Heard, LaunchError, Step, plain, reason};
 
@@ -86,25 +88,14 @@ pub fn begin(
     sandbox: Option<BorrowedFd<'_>>,
 ) -> Result<Launched, LaunchError> {
     let (prepared, notes) = prepare::container(plan, sandbox)?;
-    let mut launched = spawn(prepared, stdio, gate, notes, report::Words::of_plan(plan))?;
-    launched.hooks = plan.hooks.clone();
-    Ok(launched)
+    let words = report::Words::of_plan(plan);
+    let made = spawn(prepared, &stdio, &gate, Kinship::Child, &words)?;
+    drop((stdio, gate));
+    Launched::of_container(plan, made, notes, words)
 }
 
-/// Starts a process in the namespaces of a running one.
-///
-/// # Errors
-/// The step that failed and its errno, in words; no process is left then.
-pub fn execute(
-    target: BorrowedFd<'_>,
-    cgroup: &CgroupJoin,
-    process: &ProcessPlan,
-    stdio: Stdio,
-) -> Result<Launched, LaunchError> {
-    begin_execute(target, cgroup, process, stdio)?.until_ready()
-}
-
-/// As [`execute`], but returns while the child still sets itself up, as [`begin`] does.
+/// Starts a process in the namespaces of a running one. It returns while the child still sets itself
+/// up, as [`begin`] does.
 ///
 /// # Errors
 /// Those of the preparation; no process is left then.
@@ -115,22 +106,37 @@ pub fn begin_execute(
     stdio: Stdio,
 ) -> Result<Launched, LaunchError> {
     let (prepared, notes) = prepare::exec(target, cgroup, process)?;
-    spawn(
-        prepared,
-        stdio,
-        Gate::Parent,
-        notes,
-        report::Words::of_process(process),
-    )
+    let words = report::Words::of_process(process);
+    let made = spawn(prepared, &stdio, &Gate::Parent, Kinship::Child, &words)?;
+    drop(stdio);
+    Launched::of_process(target, process, made, notes, words)
+}
+
+/// What becomes of a process that has just been cloned, for whoever sees it through.
+struct Made {
+    pid: u32,
+    pidfd: OwnedFd,
+    channel: OwnedFd,
+    /// It will make the container's process and end.
+    in_two_steps: bool,
+}
+
+/// Whose child the new process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kinship {
+    /// Ours.
+    Child,
+    /// Our parent's.
+    Sibling,
 }
 
 fn spawn(
     mut prepared: prepare::Prepared,
-    stdio: Stdio,
-    gate: Gate,
-    notes: Vec<String>,
-    words: report::Words,
-) -> Result<Launched, LaunchError> {
+    stdio: &Stdio,
+    gate: &Gate,
+    kinship: Kinship,
+    words: &report::Words,
+) -> Result<Made, LaunchError> {
     let (ours, theirs) = socket::pair().map_err(|errno| words.error(Step::Channel, 0, errno))?;
     let own_pid_namespace = enter_pid_namespace(&prepared)
         .map_err(|errno| words.error(Step::JoinNamespace, 0, errno))?;
@@ -139,43 +145,30 @@ fn spawn(
         true => 0,
         false => prepared.spaces.new,
     };
-    let cloned = sys::clone3(flags, prepared.unified.as_ref().map(AsFd::as_fd));
+    let unified = prepared.unified.as_ref().map(AsFd::as_fd);
+    let cloned = match kinship {
+        Kinship::Child => sys::clone3(flags, unified),
+        Kinship::Sibling => sys::clone3_sibling(flags, unified),
+    };
     if let Ok(Clone::Child) = cloned {
         // Or the parent's end would never show.
         drop(ours);
-        child::run(&mut prepared, &stdio, &gate, theirs.as_fd());
+        child::run(&mut prepared, stdio, gate, theirs.as_fd());
     }
     if let Some(own) = own_pid_namespace {
         sys::setns(own.as_fd(), libc::CLONE_NEWPID)
             .map_err(|errno| words.error(Step::JoinNamespace, 0, errno))?;
     }
-    let (pid, pidfd) = match cloned {
-        Ok(Clone::Parent { pid, pidfd }) => (pid, pidfd),
+    match cloned {
+        Ok(Clone::Parent { pid, pidfd }) => Ok(Made {
+            pid,
+            pidfd,
+            channel: ours,
+            in_two_steps,
+        }),
         Ok(Clone::Child) => sys::exit(127),
-        Err(errno) => return Err(words.error(Step::Clone, 0, errno)),
-    };
-    let budget = prepared.hooks.budget();
-    let filter = prepared.process.seccomp.take();
-    let listener = filter.and_then(|filter| filter.listener);
-    let container_pid = prepared.container_pid;
-    drop((theirs, stdio, gate, prepared));
-    let mut launched = Launched {
-        pid,
-        pidfd,
-        terminal: None,
-        notes,
-        channel: ours,
-        words,
-        hooks: Hooks::default(),
-        budget,
-        listener,
-        container_pid,
-    };
-    if in_two_steps && let Err(error) = launched.follow() {
-        launched.abandon();
-        return Err(error);
+        Err(errno) => Err(words.error(Step::Clone, 0, errno)),
     }
-    Ok(launched)
 }
 
 /// A pid namespace is joined by the parent, for its children; returns the way back.
@@ -201,6 +194,62 @@ fn patience_ms(hooks: Option<Duration>) -> i32 {
 }
 
 impl Launched {
+    /// The first process of a container, which its parent has to see through.
+    fn of_container(
+        plan: &LaunchPlan,
+        made: Made,
+        notes: Vec<String>,
+        words: report::Words,
+    ) -> Result<Launched, LaunchError> {
+        let mut launched = Launched::new(&plan.process, made, notes, words)?;
+        launched.hooks = plan.hooks.clone();
+        let [create, start] = [HookPoint::CreateContainer, HookPoint::StartContainer]
+            .map(|point| point.budget(&plan.hooks));
+        launched.budget = create.zip(start).map(|(create, start)| create + start);
+        Ok(launched)
+    }
+
+    /// A process beside that one.
+    fn of_process(
+        target: BorrowedFd<'_>,
+        process: &ProcessPlan,
+        made: Made,
+        notes: Vec<String>,
+        words: report::Words,
+    ) -> Result<Launched, LaunchError> {
+        let mut launched = Launched::new(process, made, notes, words)?;
+        launched.container_pid = prepare::pid_of(target).ok();
+        Ok(launched)
+    }
+
+    fn new(
+        process: &ProcessPlan,
+        made: Made,
+        notes: Vec<String>,
+        words: report::Words,
+    ) -> Result<Launched, LaunchError> {
+        let filter = process.seccomp.as_ref();
+        let mut launched = Launched {
+            pid: made.pid,
+            pidfd: made.pidfd,
+            terminal: None,
+            notes,
+            channel: made.channel,
+            words,
+            hooks: Hooks::default(),
+            budget: Some(Duration::ZERO),
+            listener: filter.and_then(|filter| filter.listener.clone()),
+            container_pid: None,
+        };
+        if made.in_two_steps
+            && let Err(error) = launched.follow()
+        {
+            launched.abandon();
+            return Err(error);
+        }
+        Ok(launched)
+    }
+
     /// Lets the process exec, waits until it has, and runs the poststart hooks.
     ///
     /// # Errors

@@ -3,12 +3,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::hooks::{self, HookPoint};
 use crate::plan::{Hook, Hooks, LaunchPlan, MountKind, ProcessPlan};
 use crate::sys::Errno;
 
 /// What the child was doing. The index that goes with it counts within the plan's list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[repr(u32)]
 pub enum Step {
     Ready,
@@ -161,7 +163,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Report<'_>> {
 }
 
 /// Who can mend it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Blame {
     /// The executable does not exist in the container (exit code 127 in runc's terms).
     NotFound,
@@ -172,7 +174,7 @@ pub enum Blame {
 }
 
 /// Why a process could not be started.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchError {
     pub step: Step,
     pub errno: Errno,

@@ -84,56 +84,50 @@ pub enum Clone {
 /// The child is a copy with one thread. It must not return to code that allocates or locks: if
 /// another thread of the parent held the allocator's lock, it is held for ever in the child.
 pub fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Sys<Clone> {
+    clone_with(flags, libc::SIGCHLD as u64, cgroup)
+}
+
+/// Forks a sibling: its parent is the parent of this process, which is told of its end by SIGCHLD.
+/// This process only gets its descriptor. See [`clone3`] for what the child may not do.
+pub fn clone3_sibling(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Sys<Clone> {
+    // The signal is that of this process, and may not be named.
+    clone_with(flags | libc::CLONE_PARENT as u64, 0, cgroup)
+}
+
+fn clone_with(flags: u64, exit_signal: u64, cgroup: Option<BorrowedFd<'_>>) -> Sys<Clone> {
     let mut pidfd: RawFd = -1;
     let mut arguments = CloneArgs {
         flags: flags | libc::CLONE_PIDFD as u64 | CLEAR_SIGHAND,
         pidfd: (&raw mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal,
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
         arguments.flags |= INTO_CGROUP;
         arguments.cgroup = cgroup.as_raw_fd() as u64;
     }
-    clone_with(&mut arguments, &raw mut pidfd)
-}
-
-/// `arguments.pidfd` is the address of `pidfd`.
-fn clone_with(arguments: &mut CloneArgs, pidfd: *mut RawFd) -> Sys<Clone> {
-    // SAFETY: `arguments` lives across the call and its size is passed; no new stack and no shared
-    // memory is asked for, so the child continues on its own copy of this stack.
+    // SAFETY: `arguments` and `pidfd`, whose address is in it, live across the call, and its size is
+    // passed; no new stack and no shared memory is asked for, so the child continues on its own copy
+    // of this stack.
     let result = unsafe {
         libc::syscall(
             libc::SYS_clone3,
-            std::ptr::from_mut(arguments),
+            &raw mut arguments,
             std::mem::size_of::<CloneArgs>(),
         )
     };
     match check(result)? {
         0 => Ok(Clone::Child),
         pid => {
-            // SAFETY: both callers pass the address of a live variable of theirs, which the kernel
-            // has just written to through the same address.
-            let pidfd = unsafe { pidfd.read() };
+            // SAFETY: the kernel has just written to this live variable, through an address that the
+            // compiler does not see as its.
+            let pidfd = unsafe { (&raw const pidfd).read_volatile() };
             Ok(Clone::Parent {
                 pid: pid as u32,
                 pidfd: fresh_fd(i64::from(pidfd))?,
             })
         }
     }
-}
-
-/// Forks a sibling: its parent is the parent of this process, which is told of its end by SIGCHLD.
-/// This process only gets its descriptor. See [`clone3`] for what the child may not do.
-pub fn clone3_sibling(flags: u64) -> Sys<Clone> {
-    let mut pidfd: RawFd = -1;
-    let mut arguments = CloneArgs {
-        // The signal is that of this process, and may not be named.
-        flags: flags | (libc::CLONE_PIDFD | libc::CLONE_PARENT) as u64,
-        pidfd: (&raw mut pidfd) as u64,
-        ..CloneArgs::default()
-    };
-    clone_with(&mut arguments, &raw mut pidfd)
 }
 
 /// Ends the process at once, without any destructor.
@@ -432,14 +426,37 @@ pub fn dup_to(fd: BorrowedFd<'_>, number: RawFd) -> Sys<()> {
 
 /// A copy of `fd` with a number of at least 3, closed on exec.
 pub fn dup_above_stdio(fd: BorrowedFd<'_>) -> Sys<OwnedFd> {
+    duplicate(fd, libc::F_DUPFD_CLOEXEC, 3)
+}
+
+/// A copy of `fd` with a number of at least `first`, which a program that is executed gets.
+pub fn dup_for_exec(fd: BorrowedFd<'_>, first: u32) -> Sys<OwnedFd> {
+    duplicate(fd, libc::F_DUPFD, first)
+}
+
+fn duplicate(fd: BorrowedFd<'_>, how: i32, first: u32) -> Sys<OwnedFd> {
     fresh_fd(numbers(
         libc::SYS_fcntl,
         fd.as_raw_fd() as usize,
-        libc::F_DUPFD_CLOEXEC as usize,
-        3,
+        how as usize,
+        first as usize,
         0,
         0,
     )?)
+}
+
+/// Takes over the descriptor that whoever executed this program has made for it, and closes it on
+/// the next exec.
+///
+/// # Errors
+/// EBADF when there is none of this number; EINVAL for a standard stream.
+pub fn take_inherited(number: RawFd) -> Sys<OwnedFd> {
+    if number < 3 {
+        return Err(libc::EINVAL);
+    }
+    let set = [libc::F_SETFD as usize, libc::FD_CLOEXEC as usize];
+    numbers(libc::SYS_fcntl, number as usize, set[0], set[1], 0, 0)?;
+    fresh_fd(i64::from(number))
 }
 
 /// Unblocks every signal and gives each its default back. Ignored ones would stay ignored through

@@ -60,14 +60,14 @@ pub fn set_affinity(mask: &[u64]) -> Sys<()> {
 
 /// Bit n of the mask is memory node n (set_mempolicy(2)).
 pub fn set_memory_policy(mode: u32, nodes: &[u64]) -> Sys<()> {
-    // The kernel takes one bit less than it is told.
-    let bits = match nodes.len() {
-        0 => 0,
-        words => words * 64 + 1,
+    // The kernel takes one bit less than it is told, and no nodes are no mask at all.
+    let (mask, bits) = match nodes.len() {
+        0 => (std::ptr::null(), 0),
+        words => (nodes.as_ptr(), words * 64 + 1),
     };
-    // SAFETY: pointer and length come from one slice, which the kernel only reads; for no bits it
-    // reads nothing.
-    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, nodes.as_ptr(), bits) }).map(drop)
+    // SAFETY: pointer and length come from one slice, which the kernel only reads; of a null pointer
+    // it reads nothing.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask, bits) }).map(drop)
 }
 
 pub fn set_personality(domain: u32) -> Sys<()> {

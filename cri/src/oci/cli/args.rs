@@ -72,7 +72,9 @@ pub(super) enum Format {
     Json,
 }
 
+// What a verb takes is put together when it is the one that was typed.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(super) enum Command {
     /// Create a container that waits for start
     Create(Create),

@@ -13,9 +13,9 @@ use shim::sys;
 use super::args::{Create, Run};
 use super::cgroups::Cgroup;
 use super::config::{self, CONFIG};
+use super::launcher::Launcher;
 use super::notify::{self, Notify};
 use super::outside::{self, Outside};
-use super::seal::seal;
 use super::store::{self, Record};
 use super::supervise::{self, Signals};
 use super::terminal::Relay;
@@ -24,16 +24,18 @@ use crate::cgroup::Limits;
 use crate::oci::{self, CompileContext, spec};
 
 pub(super) fn create(context: &Context, options: &Create) -> Outcome {
-    seal()?;
-    let job = Job::prepare(context, options, true)?;
-    let made = job.make(|| make_fifo(&context.store.fifo(&options.id)).map(Gate::Fifo))?;
+    let (launcher, inherited) = Launcher::start_for(options.preserve_fds, true)?;
+    let job = Job::prepare(context, options, inherited, true)?;
+    let made = job.make(launcher, || {
+        make_fifo(&context.store.fifo(&options.id)).map(Gate::Fifo)
+    })?;
     let written = io::write_pid(options.pid_file.as_deref(), made.pid);
     job.or_undo(&made, written)?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn run(context: &Context, options: &Run) -> Outcome {
-    seal()?;
+    let (launcher, inherited) = Launcher::start_for(options.create.preserve_fds, true)?;
     let signals = match options.detach {
         true => None,
         // Before there is a container that they would be meant for.
@@ -45,8 +47,8 @@ pub(super) fn run(context: &Context, options: &Run) -> Outcome {
         let reason = launch::reason(errno);
         context.log.warn(&format!("becoming a subreaper: {reason}"));
     }
-    let job = Job::prepare(context, &options.create, options.detach)?;
-    let mut made = job.make(|| Ok(Gate::Parent))?;
+    let job = Job::prepare(context, &options.create, inherited, options.detach)?;
+    let mut made = job.make(launcher, || Ok(Gate::Parent))?;
     let relay = Relay::of(&mut made);
     let relay = job.or_undo(&made, relay)?;
     let started = job.start(&mut made);
@@ -79,14 +81,19 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn prepare(context: &'a Context, options: &'a Create, detached: bool) -> Outcome<Job<'a>> {
-        let inherited = io::inherited(options.preserve_fds, true)?;
+    fn prepare(
+        context: &'a Context,
+        options: &'a Create,
+        inherited: io::Inherited,
+        detached: bool,
+    ) -> Outcome<Job<'a>> {
         store::check_id(&options.id)?;
         let bundle = options
             .bundle
             .canonicalize()
             .attempt(format_args!("opening bundle {}", options.bundle.display()))?;
-        let (mut spec, text) = config::read_spec(&bundle.join(CONFIG))?;
+        let mut notes = Vec::new();
+        let (mut spec, text) = config::read_spec(&bundle.join(CONFIG), &mut notes)?;
         let notify = Notify::of_environment(&context.store.dir(&options.id));
         if let Some(notify) = &notify {
             notify.add_to(&mut spec);
@@ -96,6 +103,8 @@ impl<'a> Job<'a> {
         let outside = Outside::of_spec(&spec, &options.id)?;
         let mut plan = compile(&spec, &options.id, &bundle, &rootfs, &cgroup)?;
         plan.no_pivot = options.no_pivot;
+        oci::keep_possible_ambient(&mut plan.process, &mut notes);
+        notes.iter().for_each(|note| context.log.warn(note));
         let keyring = (!options.no_new_keyring).then(|| oci::session_keyring(&options.id));
         plan.process.session_keyring = keyring;
         inherited.add_to(&mut plan.process);
@@ -121,11 +130,11 @@ impl<'a> Job<'a> {
     }
 
     /// Makes the container; on failure nothing of it is left.
-    fn make(&self, gate: impl Fn() -> Outcome<Gate>) -> Outcome<Launched> {
+    fn make(&self, launcher: Launcher, gate: impl Fn() -> Outcome<Gate>) -> Outcome<Launched> {
         self.context.store.reserve(&self.options.id)?;
         let ready = self.keep_config().and_then(|()| self.make_cgroup());
         let gate = ready.and_then(|()| gate()).inspect_err(|_| self.undo())?;
-        let launched = self.launch(gate);
+        let launched = self.launch(launcher, gate);
         let mut launched = launched.inspect_err(|_| self.undo_launch())?;
         let kept = self.keep(&mut launched);
         self.or_undo(&launched, kept)?;
@@ -156,10 +165,9 @@ impl<'a> Job<'a> {
         manager.apply(path, &self.limits).attempt("setting limits")
     }
 
-    fn launch(&self, gate: Gate) -> Outcome<Launched> {
-        let stdio = io::stdio(self.plan.process.terminal)?;
+    fn launch(&self, launcher: Launcher, gate: Gate) -> Outcome<Launched> {
         self.context.log.debug(|| "launching".to_owned());
-        let begun = launch::begin(&self.plan, stdio, gate, None);
+        let begun = launcher.begin(&self.plan, gate);
         let launched = begun.map_err(|error| not_started(&error))?;
         if let Err(failure) = self.outside.give_to(launched.pid) {
             launched.abandon();
@@ -267,7 +275,7 @@ fn compile(
         bundle: bundle.to_string_lossy().into_owned(),
         rootfs: RootFs::Dir(rootfs.to_string_lossy().into_owned()),
         idmapped_rootfs: false,
-        cgroup: cgroup.manager.join(&cgroup.path),
+        cgroup: cgroup.join(),
         cgroup_v2: cgroup.manager.is_v2(),
         seccomp: seccomp(spec)?,
         sandbox_binds: Vec::new(),

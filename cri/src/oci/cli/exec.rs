@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use oci_spec::runtime::{Process, Spec};
 use serde_json::json;
-use shim::launch::{self, Launched};
+use shim::launch::Launched;
 use shim::plan::ProcessPlan;
 
 use super::args::Exec;
 use super::cgroups::Cgroup;
 use super::create::not_started;
-use super::seal::seal;
+use super::launcher::Launcher;
 use super::store::{self, Record, Status};
 use super::supervise::{self, Signals};
 use super::terminal::Relay;
@@ -23,16 +23,20 @@ use crate::oci;
 const EXEC_FAILED: u8 = 255;
 
 pub(super) fn exec(context: &Context, options: &Exec) -> Outcome {
-    let done = io::inherited(options.preserve_fds, false)
-        .and_then(|inherited| seal().map(|()| inherited))
-        .and_then(|inherited| start(context, options, inherited));
+    let done = Launcher::start_for(options.preserve_fds, false)
+        .and_then(|(launcher, inherited)| start(context, options, launcher, inherited));
     done.map_err(|failure| Failure {
         message: format!("exec failed: {}", failure.message),
         code: EXEC_FAILED,
     })
 }
 
-fn start(context: &Context, options: &Exec, inherited: io::Inherited) -> Outcome {
+fn start(
+    context: &Context,
+    options: &Exec,
+    launcher: Launcher,
+    inherited: io::Inherited,
+) -> Outcome {
     let store = &context.store;
     let record = store.load(&options.id)?;
     match context.status(&record)? {
@@ -45,7 +49,8 @@ fn start(context: &Context, options: &Exec, inherited: io::Inherited) -> Outcome
         _ => {}
     }
     let spec = store.spec(&options.id)?;
-    let process = process(&spec, options)?;
+    let mut notes = Vec::new();
+    let process = process(&spec, options, &mut notes)?;
     let terminal = process.terminal().unwrap_or(false);
     io::check_terminal(terminal, options.detach, options.console_socket.is_some())?;
     let filter = store.seccomp(&options.id)?;
@@ -53,12 +58,15 @@ fn start(context: &Context, options: &Exec, inherited: io::Inherited) -> Outcome
     let mut plan =
         oci::compile_exec(&spec, &process, filter, &options.id, &bundle).attempt("process")?;
     inherited.add_to(&mut plan);
+    oci::keep_possible_ambient(&mut plan, &mut notes);
+    notes.iter().for_each(|note| context.log.warn(note));
+    context.log.debug(|| "launching".to_owned());
     plan.session_keyring = record.keyring.clone();
     let signals = match options.detach {
         true => None,
         false => Some(Signals::block()?),
     };
-    let mut launched = enter(&record, options, &plan)?;
+    let mut launched = enter(&record, options, launcher, &plan)?;
     let relay = go(&mut launched, options).inspect_err(|_| launched.abandon())?;
     for note in &launched.notes {
         context.log.warn(note);
@@ -82,19 +90,26 @@ fn go(launched: &mut Launched, options: &Exec) -> Outcome<Option<Relay>> {
     Ok(relay)
 }
 
-fn enter(record: &Record, options: &Exec, plan: &ProcessPlan) -> Outcome<Launched> {
+fn enter(
+    record: &Record,
+    options: &Exec,
+    launcher: Launcher,
+    plan: &ProcessPlan,
+) -> Outcome<Launched> {
     let target = store::first_process(record)
         .ok_or_else(|| Failure::new("cannot exec in a stopped container"))?;
     let cgroup = Cgroup::of_record(record)?;
     let join = subgroup::join(cgroup.manager.join(&cgroup.path), &options.cgroup)?;
-    launch::execute(target.as_fd(), &join, plan, io::stdio(plan.terminal)?)
+    let begun = launcher.begin_execute(target.as_fd(), &join, plan);
+    begun
+        .and_then(Launched::until_ready)
         .map_err(|error| not_started(&error))
 }
 
 /// The container's own process with what was asked for in place of it, or a file's.
-fn process(spec: &Spec, options: &Exec) -> Outcome<Process> {
+fn process(spec: &Spec, options: &Exec, notes: &mut Vec<String>) -> Outcome<Process> {
     if let Some(path) = &options.process {
-        return config::read_process(path);
+        return config::read_process(path, notes);
     }
     if options.command.is_empty() {
         return Err(Failure::new("exec args cannot be empty"));

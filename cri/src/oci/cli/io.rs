@@ -6,25 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use shim::launch::{Launched, Stdio};
+use shim::launch::Launched;
 use shim::plan::ProcessPlan;
 use shim::sys;
 
 use super::{Attempt, Failure, Outcome};
-
-/// Our own streams, or a terminal.
-pub(super) fn stdio(terminal: bool) -> Outcome<Stdio> {
-    if terminal {
-        return Ok(Stdio::Terminal);
-    }
-    let copy = |number| {
-        let copied = sys::dup_above_stdio(sys::stdio(number));
-        copied
-            .map_err(std::io::Error::from_raw_os_error)
-            .attempt("copying standard streams")
-    };
-    Ok(Stdio::Streams([copy(0)?, copy(1)?, copy(2)?]))
-}
 
 /// Where a process's terminal goes must be known before, and only then.
 pub(super) fn check_terminal(terminal: bool, detached: bool, socket: bool) -> Outcome<()> {
@@ -74,6 +60,11 @@ pub(super) struct Inherited {
 }
 
 impl Inherited {
+    /// The first number that is none of theirs.
+    pub(super) fn end(self) -> u32 {
+        3 + self.sockets + self.preserve
+    }
+
     pub(super) fn add_to(self, process: &mut ProcessPlan) {
         process.preserved_fds = self.sockets + self.preserve;
         if self.sockets > 0 {

@@ -13,12 +13,12 @@ mod example;
 mod exec;
 mod features;
 mod io;
+mod launcher;
 mod log;
 mod manage;
 mod notify;
 mod outside;
 mod ps;
-mod seal;
 mod show;
 mod store;
 mod subgroup;
@@ -94,9 +94,19 @@ struct Context {
     systemd: bool,
 }
 
+/// The program's name as an OCI runtime: whoever is executed under it calls [`main`] with all its
+/// arguments. The launcher of [`main`] is executed so.
+pub const NAME: &str = "podwright-oci";
+
 /// Runs one command of the OCI runtime. `args` starts with the program's name (`podwright oci`).
 /// Errors go to stderr and, as runc does, to the file of `--log`.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.collect();
+    if let [_, verb, socket] = &args[..]
+        && verb == launcher::VERB
+    {
+        return launcher::main(socket);
+    }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(error) => {

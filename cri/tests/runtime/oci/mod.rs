@@ -32,11 +32,22 @@ const ARGUMENTS: &str = "PODWRIGHT_TEST_OCI_ARGUMENTS";
 static COMMAND: extern "C" fn() = command;
 
 extern "C" fn command() {
+    // The command's launcher, which is this binary again.
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if arguments
+        .first()
+        .is_some_and(|name| name == cri::oci::cli::NAME)
+    {
+        leave(cri::oci::cli::main(arguments.into_iter()));
+    }
     let Ok(arguments) = std::env::var(ARGUMENTS) else {
         return;
     };
     let arguments: Vec<String> = serde_json::from_str(&arguments).expect("arguments");
-    let code = cri::oci::cli::main(arguments.into_iter().map(Into::into));
+    leave(cri::oci::cli::main(arguments.into_iter().map(Into::into)));
+}
+
+fn leave(code: ExitCode) -> ! {
     let code =
         (0..=255u8).find(|number| format!("{code:?}") == format!("{:?}", ExitCode::from(*number)));
     std::process::exit(code.map_or(99, i32::from));

@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::users::Users;
 use super::{Prepare, new_user_namespace};
 use crate::launch::report::LaunchError;
 use crate::plan::IdMappings;
@@ -15,6 +16,15 @@ pub(super) struct Idmaps {
 }
 
 impl Idmaps {
+    /// No maps stand for those of the user namespace that the container is in, which need not be known.
+    pub(super) fn new(users: Option<&Users>) -> Prepare<Idmaps> {
+        let mut made = Vec::new();
+        if let Some(users) = users {
+            made.push((IdMappings::default(), copy(users.file.as_fd())?));
+        }
+        Ok(Idmaps { made })
+    }
+
     /// Id-maps a detached mount; `path` is for the error.
     pub(super) fn apply(
         &mut self,
@@ -35,9 +45,7 @@ impl Idmaps {
 
     /// A user namespace with these maps, for use by the child.
     pub(super) fn copy(&mut self, mappings: &IdMappings) -> Prepare<OwnedFd> {
-        let userns = self.get(mappings)?;
-        sys::dup_above_stdio(userns)
-            .map_err(|errno| LaunchError::prepare("copying a user namespace's descriptor", errno))
+        copy(self.get(mappings)?)
     }
 
     fn get(&mut self, mappings: &IdMappings) -> Prepare<BorrowedFd<'_>> {
@@ -53,4 +61,9 @@ impl Idmaps {
         let (_, userns) = &self.made[index];
         Ok(userns.as_fd())
     }
+}
+
+fn copy(userns: BorrowedFd<'_>) -> Prepare<OwnedFd> {
+    sys::dup_above_stdio(userns)
+        .map_err(|errno| LaunchError::prepare("copying a user namespace's descriptor", errno))
 }

@@ -13,7 +13,6 @@ mod users;
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::time::Duration;
 
 use super::hooks::{HookPoint, Ready};
 use super::report::LaunchError;
@@ -22,6 +21,7 @@ use crate::sys;
 
 pub(super) use mounts::{MountSource, NewFilesystem, OwnBind, PreparedMount};
 pub(super) use namespaces::Spaces;
+pub(super) use namespaces::pid_of;
 pub(super) use process::Process;
 pub use process::readonly_file;
 pub(super) use rootfs::{PreparedDevice, Root};
@@ -40,8 +40,6 @@ pub(super) struct Prepared {
     pub root: Option<Root>,
     pub process: Process,
     pub hooks: ChildHooks,
-    /// The container's process, for a process that is executed beside it.
-    pub container_pid: Option<u32>,
 }
 
 /// The hooks that the child runs, or waits for.
@@ -53,11 +51,6 @@ pub(super) struct ChildHooks {
 }
 
 impl ChildHooks {
-    /// How long they may take; `None` when one has no deadline.
-    pub(in crate::launch) fn budget(&self) -> Option<Duration> {
-        Some(self.create_container.budget()? + self.start_container.budget()?)
-    }
-
     fn new(hooks: &Hooks) -> Prepare<ChildHooks> {
         Ok(ChildHooks {
             parent: !(hooks.prestart.is_empty() && hooks.create_runtime.is_empty()),
@@ -108,7 +101,6 @@ pub(super) fn container(
         spaces,
         process,
         hooks: ChildHooks::new(&plan.hooks)?,
-        container_pid: None,
     };
     Ok((prepared, notes))
 }
@@ -133,7 +125,6 @@ pub(super) fn exec(
         spaces,
         process,
         hooks: ChildHooks::new(&Hooks::default())?,
-        container_pid: namespaces::pid_of(target).ok(),
     };
     Ok((prepared, notes))
 }
@@ -158,11 +149,13 @@ fn cgroups(join: &CgroupJoin) -> Prepare<(Option<OwnedFd>, Vec<OwnedFd>)> {
         .as_deref()
         .map(|dir| open(dir, libc::O_DIRECTORY | libc::O_RDONLY))
         .transpose()?;
-    let v1 = join
-        .v1
-        .iter()
-        .map(|dir| open(&format!("{dir}/tasks"), libc::O_WRONLY))
-        .collect::<Prepare<_>>()?;
+    let member_file = |dir: &String| match open(&format!("{dir}/tasks"), libc::O_WRONLY) {
+        Err(error) if error.errno == libc::ENOENT => {
+            open(&format!("{dir}/cgroup.procs"), libc::O_WRONLY)
+        }
+        other => other,
+    };
+    let v1 = join.v1.iter().map(member_file).collect::<Prepare<_>>()?;
     Ok((unified, v1))
 }
 

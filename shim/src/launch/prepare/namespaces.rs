@@ -144,7 +144,7 @@ pub(super) fn is_own(file: &OwnedFd, name: &str) -> Prepare<bool> {
 }
 
 /// The pid behind a descriptor, as this process's /proc counts.
-pub(super) fn pid_of(pidfd: BorrowedFd<'_>) -> Prepare<u32> {
+pub(in crate::launch) fn pid_of(pidfd: BorrowedFd<'_>) -> Prepare<u32> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let text = std::fs::read_to_string(&path).unwrap_or_default();
     text.lines()

@@ -51,7 +51,7 @@ pub(super) fn root(
     spaces: &Spaces,
     sandbox: Option<BorrowedFd<'_>>,
 ) -> Prepare<Root> {
-    let mut idmaps = Idmaps::default();
+    let mut idmaps = Idmaps::new(spaces.user.as_ref())?;
     check_label(plan)?;
     let mut common = Common {
         plan,
