@@ -133,7 +133,8 @@ pub enum Namespace {
 pub struct CgroupJoin {
     /// Absolute directory in the cgroup v2 tree (also used in hybrid mode), joined by clone3.
     pub unified: Option<String>,
-    /// Absolute directories in cgroup v1 trees, joined by writing `tasks`.
+    /// Absolute directories in cgroup v1 trees, joined by writing `tasks`; or in the unified tree,
+    /// joined by writing `cgroup.procs`.
     pub v1: Vec<String>,
     /// The file that counts OOM kills in a line `oom_kill N`: memory.events or memory.oom_control.
     pub oom_file: Option<String>,
@@ -200,6 +201,7 @@ pub struct IdMappings {
 /// How a bind mount is id-mapped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountIdmap {
+    /// None at all: those of the container's user namespace.
     pub mappings: IdMappings,
     /// Maps the mounts below as well.
     pub recursive: bool,

@@ -111,8 +111,8 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
         mounts,
         devices: devices(linux, own_dev)?,
         symlinks: links,
-        masked_paths: linux.masked_paths().clone().unwrap_or_default(),
-        readonly_paths: linux.readonly_paths().clone().unwrap_or_default(),
+        masked_paths: once(linux.masked_paths()),
+        readonly_paths: once(linux.readonly_paths()),
         hostname: spec.hostname().clone(),
         domainname: spec.domainname().clone(),
         sysctls: sysctl::sysctls(linux, &namespaces)?,
@@ -135,6 +135,17 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
     process::of_all_processes(spec, &mut plan.process, &context.id, &context.bundle)?;
     users::check_user(&plan.namespaces.user, &plan.process.user)?;
     Ok(plan)
+}
+
+/// Each path once: a second time would be a second mount.
+fn once(paths: &Option<Vec<String>>) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for path in paths.iter().flatten() {
+        if !all.contains(path) {
+            all.push(path.clone());
+        }
+    }
+    all
 }
 
 /// What is no part of the plan has to be done by the caller.
@@ -212,6 +223,13 @@ mod tests {
             super::super::devices::DEFAULT_DEVICES.len()
         );
         assert!(plan.masked_paths.contains(&"/proc/kcore".to_owned()));
+    }
+
+    #[test]
+    fn a_path_is_masked_once() {
+        let paths = json!(["/proc/kcore", "/proc/keys", "/proc/kcore"]);
+        let plan = changed(&[("/linux/maskedPaths", paths)]).expect("compiles");
+        assert_eq!(plan.masked_paths, ["/proc/kcore", "/proc/keys"]);
     }
 
     #[test]

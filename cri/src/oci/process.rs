@@ -173,6 +173,17 @@ fn capabilities(process: &Process) -> Result<plan::Capabilities, CompileError> {
     Ok(sets)
 }
 
+/// Leaves out the ambient capabilities that the kernel would refuse, as runc does and in its words.
+pub(crate) fn keep_possible_ambient(plan: &mut ProcessPlan, notes: &mut Vec<String>) {
+    let sets = &mut plan.capabilities;
+    let possible = sets.permitted & sets.inheritable;
+    for name in capability::names(sets.ambient & !possible) {
+        let reason = "it is not both permitted and inheritable";
+        notes.push(format!("can't raise ambient capability {name}: {reason}"));
+    }
+    sets.ambient &= possible;
+}
+
 fn rlimits(list: &[PosixRlimit]) -> Result<Vec<Rlimit>, CompileError> {
     let mut limits: Vec<Rlimit> = Vec::with_capacity(list.len());
     for limit in list {

@@ -39,7 +39,8 @@ pub fn update_limits(resources: &LinuxResources) -> Result<Limits> {
         limits.cpu = self::cpu(cpu);
     }
     limits.pids = resources.pids().as_ref().map(|pids| pids.limit());
-    limits.pids = limits.pids.filter(|limit| *limit != 0);
+    // As runc: none at all cannot be meant, and is not the same as no limit.
+    limits.pids = limits.pids.map(|limit| if limit == 0 { 1 } else { limit });
     if let Some(block_io) = resources.block_io() {
         limits.block_io = self::block_io(block_io)?;
     }
@@ -217,7 +218,8 @@ fn rule(rule: &LinuxDeviceCgroup) -> Result<Vec<DeviceRule>> {
     };
     let access = rule.access().as_deref().filter(|access| !access.is_empty());
     let access = access.unwrap_or("rwm");
-    if access.contains(|c| !"rwm".contains(c)) {
+    // As runc: `a` is the word for all kinds, and says nothing here.
+    if access.contains(|c| !"rwma".contains(c)) {
         return Err(invalid(field, format!("access {access:?}")));
     }
     let one = |kind| {

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use oci_spec::runtime::Spec;
 
+use shim::plan::CgroupJoin;
+
 use super::config::CONFIG;
 use super::store::Record;
 use super::{Attempt, Failure, Outcome};
@@ -58,6 +60,16 @@ impl Cgroup {
         self.manager.pids(&self.path).attempt("reading the cgroup")
     }
 
+    /// How a new process joins it. Linux 6.18 kills what is cloned into a cgroup that was ever killed
+    /// as a whole (`cgroup.kill`), as one that is there already may have been: that is joined by
+    /// writing, which takes longer.
+    pub(super) fn join(&self) -> CgroupJoin {
+        let mut join = self.manager.join(&self.path);
+        let there = join.unified.take_if(|dir| Path::new(dir).exists());
+        join.v1.extend(there);
+        join
+    }
+
     /// A cgroup that somebody uses is not taken over: it would be killed with the container.
     pub(super) fn check_unused(&self) -> Outcome<()> {
         if !self.manager.exists(&self.path) {
@@ -93,6 +105,11 @@ impl Cgroup {
         let destroyed = self.manager.destroy(&self.path);
         destroyed.attempt("removing the cgroup")
     }
+}
+
+/// Whether this host's controllers are in the unified tree.
+pub(super) fn on_v2() -> bool {
+    directly().is_ok_and(|manager| manager.is_v2())
 }
 
 fn directly() -> Outcome<Arc<dyn Manager>> {

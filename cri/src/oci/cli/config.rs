@@ -10,11 +10,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{Attempt, Failure, Outcome};
+use crate::oci::capability;
 
 pub(super) const CONFIG: &str = "config.json";
 
-/// The specification in a file, and the file's text.
-pub(super) fn read_spec(path: &Path) -> Outcome<(Spec, Vec<u8>)> {
+/// The specification in a file, and the file's text. `notes` are for the log.
+pub(super) fn read_spec(path: &Path, notes: &mut Vec<String>) -> Outcome<(Spec, Vec<u8>)> {
     let text = match std::fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let message = format!("JSON specification file {} not found", path.display());
@@ -22,21 +23,23 @@ pub(super) fn read_spec(path: &Path) -> Outcome<(Spec, Vec<u8>)> {
         }
         other => other.attempt(format_args!("reading {}", path.display()))?,
     };
-    let spec: Spec = parse(&text, |value| complete_process(&mut value["process"]))
-        .map_err(|reason| Failure::new(format!("{CONFIG}: {reason}")))?;
+    let spec: Spec = parse(&text, |value| {
+        complete_process(&mut value["process"], notes)
+    })
+    .map_err(|reason| Failure::new(format!("{CONFIG}: {reason}")))?;
     check_version(spec.version())?;
     Ok((spec, text))
 }
 
-pub(super) fn read_process(path: &Path) -> Outcome<Process> {
+pub(super) fn read_process(path: &Path, notes: &mut Vec<String>) -> Outcome<Process> {
     let text = std::fs::read(path).attempt(format_args!("reading {}", path.display()))?;
-    parse(&text, complete_process)
+    parse(&text, |value| complete_process(value, notes))
         .map_err(|reason| Failure::new(format!("{}: {reason}", path.display())))
 }
 
 /// Go's decoder, which wrote the custom, takes an absent user for uid 0. And our types do not have
 /// all names of scheduling flags as the specification has them.
-fn complete_process(process: &mut Value) {
+fn complete_process(process: &mut Value, notes: &mut Vec<String>) {
     let Some(process) = process.as_object_mut() else {
         return;
     };
@@ -51,12 +54,37 @@ fn complete_process(process: &mut Value) {
             _ => {}
         }
     }
+    let unknown = drop_unknown_capabilities(process.get_mut("capabilities"));
+    if !unknown.is_empty() {
+        let names = unknown.join(" ");
+        notes.push(format!(
+            "ignoring unknown or unavailable capabilities: [{names}]"
+        ));
+    }
+}
+
+/// As runc: a capability that is newer than we are is one that the container does without.
+fn drop_unknown_capabilities(capabilities: Option<&mut Value>) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let sets = capabilities.and_then(Value::as_object_mut);
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
+        let Some(names) = set.as_array_mut() else {
+            continue;
+        };
+        names.retain(|name| {
+            let name = name.as_str().filter(|name| capability::bit(name).is_none());
+            let new = name.filter(|name| !unknown.iter().any(|known| known == name));
+            unknown.extend(new.map(str::to_owned));
+            name.is_none()
+        });
+    }
+    unknown
 }
 
 /// The usual case costs one pass. Only what cannot be read is looked at again, for the field's path.
 pub(super) fn parse<T: DeserializeOwned>(
     text: &[u8],
-    complete: impl Fn(&mut Value),
+    complete: impl FnOnce(&mut Value),
 ) -> Result<T, String> {
     let error = match serde_json::from_slice(text) {
         Ok(parsed) => return Ok(parsed),
@@ -103,7 +131,7 @@ mod tests {
     use super::*;
 
     fn complaint(text: &str) -> String {
-        let complete = |value: &mut Value| complete_process(&mut value["process"]);
+        let complete = |value: &mut Value| complete_process(&mut value["process"], &mut Vec::new());
         parse::<Spec>(text.as_bytes(), complete).expect_err("refused")
     }
 
@@ -135,9 +163,27 @@ mod tests {
     #[test]
     fn unknown_fields_and_an_absent_user_are_tolerated() {
         let text = br#"{"ociVersion": "1.1.0", "nosuch": {"a": 1}, "process": {"cwd": "/"}}"#;
-        let complete = |value: &mut Value| complete_process(&mut value["process"]);
+        let complete = |value: &mut Value| complete_process(&mut value["process"], &mut Vec::new());
         let spec: Spec = parse(text, complete).expect("parses");
         assert_eq!(spec.process().as_ref().map(|p| p.user().uid()), Some(0));
+    }
+
+    #[test]
+    fn unknown_capabilities_are_left_out_and_noted_once() {
+        let text = br#"{"ociVersion": "1.1.0", "process": {"cwd": "/", "user": {}, "capabilities":
+            {"bounding": ["CAP_NEWER", "CAP_KILL"], "permitted": ["CAP_NEWER"]}}}"#;
+        let mut notes = Vec::new();
+        let spec: Spec = parse(text, |value| {
+            complete_process(&mut value["process"], &mut notes);
+        })
+        .expect("parses");
+        let process = spec.process().as_ref().expect("there");
+        let sets = process.capabilities().as_ref().expect("there");
+        assert_eq!(sets.bounding().as_ref().map(|set| set.len()), Some(1));
+        assert_eq!(
+            notes,
+            ["ignoring unknown or unavailable capabilities: [CAP_NEWER]"]
+        );
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde::Serialize;
 use shim::sys::events as descriptors;
 
 use super::cgroups::Cgroup;
 use super::store::{self, Record};
 use super::{Attempt, Context, Failure, Outcome};
-use crate::cgroup::{self, OomEvent, OomWatch};
+use crate::cgroup::{self, OomEvent, OomWatch, Stats};
 
 pub(super) fn events(context: &Context, id: &str, interval: &str, once: bool) -> Outcome {
     let interval = duration(interval)?;
@@ -43,6 +43,16 @@ fn duration(text: &str) -> Outcome<Duration> {
     }
 }
 
+/// One line, with its fields in runc's order: some who read it compare its beginning.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Stats>,
+}
+
 struct Stream {
     cgroup: Cgroup,
     record: Record,
@@ -50,13 +60,21 @@ struct Stream {
 }
 
 impl Stream {
-    fn stats(&self) -> Outcome<Value> {
+    fn event(&self, kind: &'static str, data: Option<Stats>) -> Event<'_> {
+        Event {
+            kind,
+            id: &self.record.id,
+            data,
+        }
+    }
+
+    fn stats(&self) -> Outcome<Event<'_>> {
         let Cgroup { manager, path } = &self.cgroup;
         let mut stats = manager.stats(path).attempt("reading statistics")?;
         // As seen from the container's network namespace.
         let net = std::fs::read_to_string(format!("/proc/{}/net/dev", self.record.pid));
         stats.network_interfaces = cgroup::interfaces(&net.unwrap_or_default());
-        Ok(json!({"type": "stats", "id": self.record.id, "data": stats}))
+        Ok(self.event("stats", Some(stats)))
     }
 
     /// Until the container ends.
@@ -91,7 +109,7 @@ impl Stream {
         let next = |watch: &mut OomWatch| watch.next(Duration::ZERO).attempt("watching the cgroup");
         while let Some(event) = next(watch)? {
             match event {
-                OomEvent::Killed(_) => emit(&json!({"type": "oom", "id": self.record.id}))?,
+                OomEvent::Killed(_) => emit(&self.event("oom", None))?,
                 OomEvent::Over => return Ok(true),
             }
         }
@@ -99,9 +117,10 @@ impl Stream {
     }
 }
 
-fn emit(event: &Value) -> Outcome<()> {
+fn emit(event: &Event<'_>) -> Outcome<()> {
+    let line = serde_json::to_string(event).attempt("encoding an event")?;
     let mut out = std::io::stdout();
-    writeln!(out, "{event}").attempt("writing to stdout")
+    writeln!(out, "{line}").attempt("writing to stdout")
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
 use super::args::SPEC_VERSION;
+use super::cgroups::on_v2;
 use super::config::CONFIG;
 use super::{Attempt, Failure, Outcome};
 use crate::oci::spec::{DEFAULT_MASKED_PATHS, DEFAULT_READONLY_PATHS};
@@ -25,7 +26,7 @@ pub(super) fn spec(bundle: &Path, rootless: bool) -> Outcome {
     let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
     let mut writer = serde_json::Serializer::with_formatter(&mut text, tabs);
     // Through its type, so that the fields have the specification's order.
-    let spec: Spec = serde_json::from_value(example()).attempt(attempt())?;
+    let spec: Spec = serde_json::from_value(example(on_v2())).attempt(attempt())?;
     serde::Serialize::serialize(&spec, &mut writer).attempt(attempt())?;
     let file = std::fs::File::create_new(&path);
     if let Err(error) = &file
@@ -40,7 +41,14 @@ pub(super) fn spec(bundle: &Path, rootless: bool) -> Outcome {
 }
 
 /// A shell on a terminal with few rights, as runc's starter file has it.
-fn example() -> Value {
+fn example(cgroup_v2: bool) -> Value {
+    let mut namespaces = vec!["pid", "network", "ipc", "uts", "mount"];
+    // As runc's: on v1 it is left out.
+    namespaces.extend(cgroup_v2.then_some("cgroup"));
+    let namespaces: Vec<Value> = namespaces
+        .iter()
+        .map(|kind| json!({"type": kind}))
+        .collect();
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];
     json!({
         "ociVersion": SPEC_VERSION,
@@ -64,10 +72,7 @@ fn example() -> Value {
         "mounts": mounts(),
         "linux": {
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
-            "namespaces": [
-                {"type": "pid"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"},
-                {"type": "mount"}, {"type": "cgroup"},
-            ],
+            "namespaces": namespaces,
             "maskedPaths": DEFAULT_MASKED_PATHS,
             "readonlyPaths": DEFAULT_READONLY_PATHS,
         },
@@ -96,7 +101,7 @@ mod tests {
 
     #[test]
     fn the_example_is_one_that_this_runtime_takes() {
-        let spec = serde_json::from_value(super::example()).expect("a specification");
+        let spec = serde_json::from_value(super::example(true)).expect("a specification");
         let plan = compile(&spec, &CompileContext::default()).expect("compiles");
         assert!(plan.rootfs_readonly && plan.process.terminal);
     }

@@ -43,10 +43,11 @@ impl Log {
     /// The file is opened for each message: most commands have none.
     fn write(&self, level: &str, message: &str) {
         let Some(path) = &self.path else {
-            return match self.format {
-                LogFormat::Text => say(message),
+            return match (self.format, level) {
+                // Who asked for debugging is a program as likely as a person.
+                (LogFormat::Text, "error" | "warning") => say(message),
                 // Nothing can be done if the stream is closed.
-                LogFormat::Json => {
+                _ => {
                     let _ = write!(std::io::stderr(), "{}", self.line(level, message));
                 }
             };

@@ -147,7 +147,8 @@ impl Store {
     }
 
     pub(super) fn spec(&self, id: &str) -> Outcome<Spec> {
-        config::read_spec(&self.dir(id).join(CONFIG)).map(|(spec, _)| spec)
+        // What there is to note about it was noted when the container was made.
+        config::read_spec(&self.dir(id).join(CONFIG), &mut Vec::new()).map(|(spec, _)| spec)
     }
 
     /// The compiled filter is kept for exec: compiling it again takes longer than all the rest.

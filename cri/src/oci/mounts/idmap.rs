@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Which ids a bind mount shows.
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, Mount};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Mount};
 use shim::plan::{IdMapping, IdMappings, MountIdmap, MountKind};
+
+fn joins_users(linux: &Linux) -> bool {
+    let spaces = linux.namespaces().iter().flatten();
+    let mut users = spaces.filter(|space| space.typ() == LinuxNamespaceType::User);
+    users.any(|space| space.path().is_some())
+}
 
 /// The mount's own maps; for the words `idmap` and `ridmap` alone, the container's.
 pub(super) fn compile(
@@ -30,7 +36,9 @@ pub(super) fn compile(
             linux.and_then(|linux| linux.gid_mappings().as_deref()),
         ),
     };
-    if mappings.uid.is_empty() || mappings.gid.is_empty() {
+    // Those of a namespace that is joined need not be told.
+    let joined = !own && linux.is_some_and(joins_users) && mappings == IdMappings::default();
+    if !joined && (mappings.uid.is_empty() || mappings.gid.is_empty()) {
         return Err("id-mapped mounts must have both uid and gid mappings specified");
     }
     Ok(Some(MountIdmap {

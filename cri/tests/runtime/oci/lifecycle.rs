@@ -157,3 +157,18 @@ fn an_unfinished_container_is_deleted_by_force() {
     bundle.ok(&["delete", "--force", &bundle.id]);
     bundle.nothing_left();
 }
+
+/// Linux 6.18 lets nothing live that is cloned into such a cgroup.
+#[test]
+fn a_cgroup_that_was_killed_once_can_be_used_again() {
+    let bundle = Bundle::new("true", &[]);
+    let manager = cri::cgroup::detect(Path::new("/sys/fs/cgroup")).expect("cgroups");
+    let path = cri::cgroup::CgroupPath::new(&bundle.id).expect("a path");
+    manager.create(&path).expect("creates");
+    if let Some(dir) = manager.join(&path).unified {
+        // Absent before 5.14, and then harmless.
+        let _ = std::fs::write(Path::new(&dir).join("cgroup.kill"), "1");
+    }
+    bundle.ok(&["run", "-b", bundle.bundle(), &bundle.id]);
+    bundle.nothing_left();
+}
