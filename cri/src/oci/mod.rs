@@ -5,6 +5,7 @@
 //! CRI config says, then [`compile`] it, and [`limits`] for its cgroup. For the sandbox:
 //! [`sandbox_plan`]. For exec: [`compile_process`].
 
+mod bundle;
 pub mod capability;
 pub mod cli;
 mod compile;
@@ -24,9 +25,11 @@ pub mod spec;
 pub(crate) mod sysctl;
 mod users;
 
+pub use bundle::write_bundle;
 pub use compile::{CompileContext, CompileError, compile};
 pub use mounts::KNOWN as KNOWN_MOUNT_OPTIONS;
 pub(crate) use mounts::lowerdir;
+pub(crate) use process::keep_possible_ambient;
 pub use process::{compile_exec, compile_process, introduce, session_keyring};
 pub use resources::{limits, update_limits};
 pub(crate) use sandbox::PAUSE_USER;

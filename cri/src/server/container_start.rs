@@ -196,6 +196,8 @@ async fn plan(
         };
         let mut plan = oci::compile(&spec, &context).map_err(|e| Fault::invalid(e.to_string()))?;
         plan.process.seccomp = seccomp(&record, &spec, plan.process.capabilities.bounding)?;
+        oci::write_bundle(&dir, &spec, &dir.join("upper"), &plan.hooks)
+            .map_err(|e| Fault::internal("writing config.json for hooks", e))?;
         oci::introduce(&spec, &mut plan.process, &context.id, &context.bundle);
         plan.process.session_keyring = Some(oci::session_keyring(&record.id));
         Ok(plan)

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::oci::Bundle;
-use crate::pod::write_program;
+use crate::oci::{Bundle, wait_for};
+use crate::pod::{Pod, container, write_program};
 
 /// In the order of a container's life.
 const POINTS: [&str; 6] = [
@@ -216,4 +216,82 @@ fn a_start_container_hook_is_confined_like_the_process() {
         said.contains("output: 1000\\nCapEff:\\t0000000000000000"),
         "{said}"
     );
+}
+
+/// Hooks of a container in a pod: each writes down what it is told, and then runs a script.
+fn pod_hooks(pod: &Pod, dir: &Path, points: &[(&str, &str)]) -> Value {
+    let busybox = pod.rootfs().join("bin/busybox").display().to_string();
+    let dir = dir.display();
+    let mut hooks = json!({});
+    for (point, script) in points {
+        let script = format!(
+            "b() {{ {busybox} \"$@\"; }}; cd {dir}; b cat >{point}.new; {script}; b mv {point}.new {point}"
+        );
+        hooks[*point] = json!([{"path": busybox, "args": ["sh", "-c", script], "env": ["A=b"]}]);
+    }
+    hooks
+}
+
+/// Starts a container with hooks, in a directory of its own.
+async fn start_with_hooks(pod: &Pod, id: &str, dir: &Path, hooks: Value) {
+    let spec = container("exit 3", &[("/hooks", hooks)]);
+    let mut context = pod.context(id);
+    context.id = id.to_owned();
+    context.bundle = dir.display().to_string();
+    let plan = cri::oci::compile(&spec, &context).expect("compiles");
+    let root = pod.path(&format!("{id}-upper"));
+    cri::oci::write_bundle(dir, &spec, &root, &plan.hooks).expect("writes");
+    let made = pod.shim.create(id, plan, pod.io(id)).await;
+    made.expect("creates");
+    pod.shim.start(id).await.expect("starts");
+}
+
+#[tokio::test]
+async fn hooks_in_a_pod_find_their_bundle_and_follow_the_end() {
+    let pod = Pod::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let points = [
+        ("createRuntime", "b cp config.json seen.json"),
+        ("poststart", "true"),
+        ("poststop", "true"),
+    ];
+    let hooks = pod_hooks(&pod, dir.path(), &points);
+    start_with_hooks(&pod, "c", dir.path(), hooks).await;
+    assert_eq!(pod.wait("c").await.code, 3);
+    wait_for("poststop has run", || dir.path().join("poststop").exists());
+    for (point, status) in [
+        ("createRuntime", "creating"),
+        ("poststart", "running"),
+        ("poststop", "stopped"),
+    ] {
+        let state: Value = serde_json::from_str(&text(&dir.path().join(point))).expect("json");
+        assert_eq!(state["status"], status);
+        assert_eq!(state["bundle"], json!(dir.path()));
+        assert_eq!(state["pid"].is_u64(), point != "poststop");
+    }
+    let seen: Value = serde_json::from_str(&text(&dir.path().join("seen.json"))).expect("json");
+    assert_eq!(seen["root"]["path"], json!(pod.path("c-upper")));
+    assert!(seen["hooks"]["poststop"].is_array() && seen["process"]["env"].is_array());
+    pod.stop().await;
+}
+
+#[tokio::test]
+async fn a_poststop_hook_holds_up_nobody_and_ends_with_the_shim() {
+    let pod = Pod::start().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let points = [(
+        "poststop",
+        "echo $$ >pid.new; b mv pid.new pid; b sleep 1000",
+    )];
+    let hooks = pod_hooks(&pod, dir.path(), &points);
+    start_with_hooks(&pod, "c", dir.path(), hooks).await;
+    assert_eq!(pod.wait("c").await.code, 3);
+    let pid = dir.path().join("pid");
+    wait_for("the hook runs", || pid.exists());
+    let (record, output) = pod.run("other", "echo fine", &[]).await;
+    assert_eq!((record.code, output.as_str()), (0, "fine\n"));
+    pod.stop().await;
+    let process = Path::new("/proc").join(text(&pid)).join("stat");
+    let gone = || std::fs::read_to_string(&process).map_or(true, |stat| stat.contains(") Z "));
+    wait_for("the hook has ended", gone);
 }

@@ -4,12 +4,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::launching::{Aim, Launching};
+use super::poststop;
 use super::processes::{
     Asked, Handled, Process, Processes, Stage, failure, first, launch_failure, name, system,
 };
 use super::streams::Streams;
 use crate::launch::{self, Gate, LaunchError, Launched, Stdio};
-use crate::plan::{CgroupJoin, LaunchPlan, Namespace, ProcessPlan};
+use crate::plan::{CgroupJoin, Hooks, LaunchPlan, Namespace, ProcessPlan};
 use crate::protocol::{ContainerIo, ExitRecord, Failure, FailureKind, ProcessId, SANDBOX};
 use crate::sys::{self, mounts};
 
@@ -21,6 +22,7 @@ struct Entry<'a> {
     cgroup: &'a CgroupJoin,
     own_pid_namespace: bool,
     streams: Option<Streams>,
+    poststop: Option<Box<Hooks>>,
 }
 
 impl Processes {
@@ -32,6 +34,7 @@ impl Processes {
             cgroup: &plan.cgroup,
             own_pid_namespace: plan.namespaces.pid == Namespace::New,
             streams: None,
+            poststop: None,
         };
         self.add(id, launched, Aim::Run, asked, entry)
     }
@@ -61,6 +64,7 @@ impl Processes {
             cgroup: &plan.cgroup,
             own_pid_namespace: plan.namespaces.pid == Namespace::New,
             streams: Some(streams),
+            poststop: poststop::of(&plan.hooks),
         };
         self.add(id, launched, Aim::Create, asked, entry)
     }
@@ -121,6 +125,7 @@ impl Processes {
             cgroup: &cgroup,
             own_pid_namespace: true,
             streams: None,
+            poststop: None,
         };
         self.add(id, launched, Aim::Run, asked, entry)
     }
@@ -159,13 +164,20 @@ impl Processes {
         asked: Asked,
         entry: Entry<'_>,
     ) -> Handled {
-        let launched = launched.map_err(launch_failure)?;
+        let launched = match launched {
+            Ok(launched) => launched,
+            Err(error) => {
+                self.run_poststop(entry.poststop);
+                return Err(launch_failure(error));
+            }
+        };
         let process = Process {
             pid: launched.pid,
             stage: Stage::Launching(Box::new(Launching::new(launched, aim, asked))),
             cgroup: entry.cgroup.clone(),
             own_pid_namespace: entry.own_pid_namespace,
             streams: entry.streams.map(Box::new),
+            poststop: entry.poststop,
         };
         self.all.insert(id, process);
         Ok(None)

@@ -13,7 +13,9 @@ impl Processes {
     /// Collects every child that has ended; orphans of containers are collected too, unnamed.
     pub(super) fn reap(&mut self) {
         while let Ok(Some(child)) = sys::reap(None, false) {
-            self.bury(child);
+            if !self.was_hook_runner(child.pid) {
+                self.bury(child);
+            }
         }
     }
 
@@ -45,6 +47,7 @@ impl Processes {
             finished_at: sys::now(),
         };
         process.stage = Stage::Exited(record);
+        let poststop = process.poststop.take();
         if id.exec.is_none() && !process.own_pid_namespace && !Self::is_sandbox(&id) {
             signal_cgroup(&process.cgroup, libc::SIGKILL);
         }
@@ -57,6 +60,7 @@ impl Processes {
         } else if id.exec.is_none() {
             self.keep(&id, &record);
         }
+        self.run_poststop(poststop);
         self.news.push(News::Ended(id, record));
     }
 

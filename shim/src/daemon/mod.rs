@@ -12,6 +12,7 @@ mod kill;
 mod launching;
 pub mod log;
 mod log_file;
+mod poststop;
 mod processes;
 mod records;
 mod requests;
@@ -229,12 +230,13 @@ impl Daemon {
             self.processes.kill_all();
             self.collect();
             self.tell();
-            if self.processes.all_ended() {
+            if self.processes.all_ended() && self.processes.hook_runners.is_empty() {
                 break;
             }
             // Either a child ends or a short time passes; both mean: look again.
             let _ = events::poll(&mut wait.clone(), 10);
         }
+        self.processes.kill_hooks();
         // The directory, and with it the socket, may be gone already.
         let _ = std::fs::remove_file(self.dir.join(SOCKET_NAME));
         if let Some(asked) = self.shutdown {

@@ -12,7 +12,7 @@ use super::launching::Launching;
 use super::records;
 use super::streams::Streams;
 use crate::launch::{self, LaunchError, Launched};
-use crate::plan::CgroupJoin;
+use crate::plan::{CgroupJoin, Hooks};
 use crate::protocol::{
     Answer, ExitRecord, Failure, FailureKind, Phase, ProcessId, ProcessState, SANDBOX,
 };
@@ -26,6 +26,8 @@ pub(super) struct Processes {
     pub(super) all: BTreeMap<ProcessId, Process>,
     /// What clients are to be told.
     pub(super) news: Vec<News>,
+    /// Children that run poststop hooks.
+    pub(super) hook_runners: Vec<u32>,
 }
 
 /// Something that clients wait for.
@@ -52,6 +54,8 @@ pub(super) struct Process {
     /// Its end ends every process of its pid namespace.
     pub(super) own_pid_namespace: bool,
     pub(super) streams: Option<Box<Streams>>,
+    /// Hooks to run when it has ended.
+    pub(super) poststop: Option<Box<Hooks>>,
 }
 
 #[derive(Debug)]
@@ -132,6 +136,7 @@ impl Processes {
             dir_goes: false,
             all: BTreeMap::new(),
             news: Vec::new(),
+            hook_runners: Vec::new(),
         }
     }
 
