@@ -11,7 +11,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn check<T>(value: &T, pinned: &str)
+pub(super) fn check<T>(value: &T, pinned: &str)
 where
     T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
 {
@@ -20,7 +20,7 @@ where
     assert_eq!(protocol::decode::<T>(&bytes).as_ref(), Ok(value));
 }
 
-fn text(text: &str) -> String {
+pub(super) fn text(text: &str) -> String {
     text.to_owned()
 }
 

@@ -28,6 +28,8 @@ mod decode;
 mod encode;
 #[cfg(test)]
 mod golden;
+#[cfg(test)]
+mod golden_plans;
 
 use std::fmt;
 
