@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A pod sandbox: its durable record, its states, and what CRI shows of it.
 
+pub(crate) mod apparmor;
 pub(crate) mod cgroup;
 pub(crate) mod dns;
 pub(crate) mod network;

@@ -98,17 +98,20 @@ pub(crate) fn sandbox_seccomp(context: &v1::LinuxSandboxSecurityContext) -> Resu
 pub(crate) fn container_apparmor(
     context: &v1::LinuxContainerSecurityContext,
     kernel_has_it: bool,
+    default: Option<String>,
 ) -> Result<Option<String>> {
     apparmor(
         context.apparmor.as_ref(),
         &context.apparmor_profile,
         kernel_has_it,
+        default.filter(|_| !context.privileged),
     )
 }
 
 /// Checks an AppArmor wish against the kernel and returns the profile to change to, if any.
 ///
-/// podwright ships no profile of its own yet: RuntimeDefault leaves the process as it is.
+/// `default` is the profile of who asks for RuntimeDefault or, as with containerd, for nothing. It is
+/// none where there is no such profile (see [`super::apparmor`]), and for privileged containers.
 ///
 /// # Errors
 /// When a profile of the host is asked for and the kernel has no AppArmor.
@@ -116,13 +119,16 @@ pub(crate) fn apparmor(
     profile: Option<&v1::SecurityProfile>,
     deprecated: &str,
     kernel_has_it: bool,
+    default: Option<String>,
 ) -> Result<Option<String>> {
     let name = match profile {
         Some(profile) => match profile.profile_type() {
-            ProfileType::Unconfined | ProfileType::RuntimeDefault => return Ok(None),
+            ProfileType::Unconfined => return Ok(None),
+            ProfileType::RuntimeDefault => return Ok(default),
             ProfileType::Localhost => profile.localhost_ref.as_str(),
         },
-        None if matches!(deprecated, "" | "unconfined" | "runtime/default") => return Ok(None),
+        None if deprecated == "unconfined" => return Ok(None),
+        None if matches!(deprecated, "" | "runtime/default") => return Ok(default),
         None => deprecated,
     };
     let name = name.strip_prefix("localhost/").unwrap_or(name);
@@ -201,18 +207,40 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_lacks_is_refused_by_name() {
-        let local = profile(ProfileType::Localhost, "web");
-        let error = apparmor(Some(&local), "", false).unwrap_err();
-        assert!(error.to_string().contains("\"web\""));
+    fn the_default_profile_is_for_all_but_those_who_ask_for_another() {
+        let default = || Some("podwright-default".to_owned());
+        let wish = |kind| apparmor(Some(&profile(kind, "web")), "", true, default()).unwrap();
+        assert_eq!(wish(ProfileType::RuntimeDefault), default());
+        assert_eq!(wish(ProfileType::Unconfined), None);
+        assert_eq!(wish(ProfileType::Localhost).as_deref(), Some("web"));
+        for (path, expected) in [
+            ("", default()),
+            ("runtime/default", default()),
+            ("unconfined", None),
+        ] {
+            assert_eq!(apparmor(None, path, true, default()).unwrap(), expected);
+        }
+        let privileged = v1::LinuxContainerSecurityContext {
+            privileged: true,
+            ..Default::default()
+        };
         assert_eq!(
-            apparmor(Some(&local), "", true).unwrap().as_deref(),
-            Some("web")
-        );
-        assert_eq!(
-            apparmor(Some(&profile(ProfileType::RuntimeDefault, "")), "", false).unwrap(),
+            container_apparmor(&privileged, true, default()).unwrap(),
             None
         );
+    }
+
+    #[test]
+    fn what_the_kernel_lacks_is_refused_by_name() {
+        let local = profile(ProfileType::Localhost, "web");
+        let error = apparmor(Some(&local), "", false, None).unwrap_err();
+        assert!(error.to_string().contains("\"web\""));
+        assert_eq!(
+            apparmor(Some(&local), "", true, None).unwrap().as_deref(),
+            Some("web")
+        );
+        let wished = profile(ProfileType::RuntimeDefault, "");
+        assert_eq!(apparmor(Some(&wished), "", false, None).unwrap(), None);
         let label = v1::SeLinuxOption {
             level: "s0".into(),
             ..Default::default()

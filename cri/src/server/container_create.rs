@@ -224,7 +224,9 @@ async fn decide(
         ids.as_ref(),
     )?;
     security::selinux(context.selinux_options.as_ref(), super::selinux_enabled())?;
-    let apparmor = security::container_apparmor(&context, super::apparmor_enabled())?;
+    let enabled = super::apparmor_enabled();
+    let default = crate::sandbox::apparmor::default_profile(enabled).await;
+    let apparmor = security::container_apparmor(&context, enabled, default)?;
     // Only checked here: the profile is read and compiled when the container starts.
     security::container_seccomp(&context)?;
     check_privileges(&context, sandbox)?;

@@ -137,7 +137,12 @@ fn check_security(
     security::selinux(context.selinux_options.as_ref(), super::selinux_enabled())?;
     // Pause runs no code of the pod: the profiles are only checked here, containers carry their own.
     security::sandbox_seccomp(context)?;
-    security::apparmor(context.apparmor.as_ref(), "", super::apparmor_enabled())?;
+    security::apparmor(
+        context.apparmor.as_ref(),
+        "",
+        super::apparmor_enabled(),
+        None,
+    )?;
     if namespaces.pid() == v1::NamespaceMode::Target {
         return Err(Fault::invalid(
             "namespace_options.pid TARGET: only a container can have a target",
