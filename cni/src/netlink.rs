@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send,
-    setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
+    recv, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -73,14 +73,20 @@ impl Socket {
         )?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         // Both are optional niceties: words with an error, and errors without a copy of the request.
-        let _ = crate::sys::set_netlink_option(fd.as_fd(), libc::NETLINK_EXT_ACK);
-        let _ = crate::sys::set_netlink_option(fd.as_fd(), libc::NETLINK_CAP_ACK);
+        let _ = crate::sys::set_netlink_option(fd.as_fd(), libc::NETLINK_EXT_ACK, 1);
+        let _ = crate::sys::set_netlink_option(fd.as_fd(), libc::NETLINK_CAP_ACK, 1);
         setsockopt(
             &fd,
             sockopt::ReceiveTimeout,
             &TimeVal::new(RECEIVE_DEADLINE_SECS, 0),
         )?;
         Ok(Socket { fd, next_seq: 1 })
+    }
+
+    /// The address that the kernel gave it.
+    pub(crate) fn port(&self) -> io::Result<u32> {
+        let address: NetlinkAddr = getsockname(self.fd.as_raw_fd())?;
+        Ok(address.pid())
     }
 
     /// Let one batch be as long as it takes. Needs CAP_NET_ADMIN in the initial user namespace to

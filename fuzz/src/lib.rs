@@ -2,7 +2,8 @@
 //! What is fuzzed, as one function per target that takes bytes and panics on a finding.
 //!
 //! The functions are plain Rust. cargo-fuzz calls them from `fuzz_targets`, and the tests of `cri`
-//! call the same files with the corpus, so that an input that once failed is tried in every build.
+//! and `proxy` call the same files with the corpus, so that an input that once failed is tried in
+//! every build.
 
 pub mod credentials;
 pub mod hosts;
@@ -13,6 +14,7 @@ pub mod nri;
 pub mod protocol;
 pub mod reference;
 pub mod seccomp;
+pub mod services;
 pub mod spdy;
 pub mod spec;
 pub mod splitter;

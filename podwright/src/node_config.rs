@@ -15,6 +15,10 @@ use cri::settings::CgroupDriver;
 use kubelet::node::Thresholds;
 use serde::{Deserialize, Serialize};
 
+/// kube-proxy's ports.
+const PROXY_HEALTHZ_PORT: u16 = 10256;
+const PROXY_METRICS_PORT: u16 = 10249;
+
 /// Flags that every long-running command takes.
 #[derive(Args, Serialize, Deserialize, Debug, Default, Clone)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -408,6 +412,11 @@ impl NodeConfig {
             cluster_cidr: self.cluster_cidr.clone(),
             nft_table: self.nft_table.clone(),
             bridge: self.bridge.clone(),
+            options: proxy::Options {
+                healthz: Some((Ipv4Addr::UNSPECIFIED, PROXY_HEALTHZ_PORT).into()),
+                metrics: Some((Ipv4Addr::LOCALHOST, PROXY_METRICS_PORT).into()),
+                ..proxy::Options::default()
+            },
         })
     }
 }

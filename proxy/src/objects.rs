@@ -1,15 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The Services and EndpointSlices that the API server has, and which Services a change touches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::Event;
 
-use crate::service::{Node, SERVICE_NAME_LABEL, ServiceRules, compile};
+use crate::compile::compile;
+use crate::parse::{self, ServiceInfo, SliceInfo};
+use crate::service::{Node, ServiceRules};
 use crate::state::ServiceKey;
+
+/// When the pods behind a slice changed.
+const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Namespace and name of an object.
 fn key(meta: &ObjectMeta) -> ServiceKey {
@@ -19,60 +25,61 @@ fn key(meta: &ObjectMeta) -> ServiceKey {
     )
 }
 
-/// The Service that a slice belongs to; `None` for a slice of nobody.
-fn owner(slice: &EndpointSlice) -> Option<ServiceKey> {
-    let name = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
-    Some((
-        slice.metadata.namespace.clone().unwrap_or_default(),
-        name.clone(),
-    ))
-}
-
-/// All objects of one kind, as a watch tells them.
+/// What is kept of all objects of one kind, as a watch tells them.
 #[derive(Debug)]
-struct Store<K> {
-    objects: BTreeMap<ServiceKey, K>,
+struct Store<T> {
+    objects: HashMap<ServiceKey, T>,
     /// While the watch lists: what it has named so far. The rest is gone when it is done.
-    listed: Option<BTreeSet<ServiceKey>>,
+    listed: Option<HashSet<ServiceKey>>,
     complete: bool,
 }
 
-impl<K> Store<K> {
-    fn new() -> Store<K> {
+impl<T: PartialEq> Store<T> {
+    fn new() -> Store<T> {
         Store {
-            objects: BTreeMap::new(),
+            objects: HashMap::new(),
             listed: None,
             complete: false,
         }
     }
 
-    /// Take in an event; `changed` is called with every object before and after.
-    fn take(
+    /// Take in an event, whose object is kept as `parsed` says; `changed` is called with what was
+    /// known before and is known now, where that differs.
+    fn take<K>(
         &mut self,
         event: Event<K>,
         meta: impl Fn(&K) -> &ObjectMeta,
-        mut changed: impl FnMut(Option<&K>, Option<&K>),
+        parsed: impl Fn(&K) -> Option<T>,
+        mut changed: impl FnMut(&ServiceKey, Option<&T>, Option<&T>),
     ) {
         match event {
-            Event::Init => self.listed = Some(BTreeSet::new()),
+            Event::Init => self.listed = Some(HashSet::new()),
             Event::Apply(object) | Event::InitApply(object) => {
                 let key = key(meta(&object));
                 if let Some(listed) = &mut self.listed {
                     listed.insert(key.clone());
                 }
-                changed(self.objects.get(&key), Some(&object));
-                self.objects.insert(key, object);
+                let new = parsed(&object);
+                if self.objects.get(&key) != new.as_ref() {
+                    changed(&key, self.objects.get(&key), new.as_ref());
+                }
+                match new {
+                    Some(new) => drop(self.objects.insert(key, new)),
+                    None => drop(self.objects.remove(&key)),
+                }
             }
             Event::Delete(object) => {
-                let old = self.objects.remove(&key(meta(&object)));
-                changed(old.as_ref(), None);
+                let key = key(meta(&object));
+                if let Some(old) = self.objects.remove(&key) {
+                    changed(&key, Some(&old), None);
+                }
             }
             Event::InitDone => {
                 let listed = self.listed.take().unwrap_or_default();
                 self.objects.retain(|key, object| {
                     let keep = listed.contains(key);
                     if !keep {
-                        changed(Some(object), None);
+                        changed(key, Some(object), None);
                     }
                     keep
                 });
@@ -82,23 +89,39 @@ impl<K> Store<K> {
     }
 }
 
+/// How many objects have changed since they were last counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Services.
+    pub services: u64,
+    /// EndpointSlices.
+    pub slices: u64,
+}
+
 /// Both kinds, and the Services that wait to be looked at again.
 #[derive(Debug)]
 pub struct Objects {
-    services: Store<Service>,
-    slices: Store<EndpointSlice>,
-    by_service: BTreeMap<ServiceKey, BTreeSet<ServiceKey>>,
+    node_name: String,
+    services: Store<ServiceInfo>,
+    slices: Store<SliceInfo>,
+    by_service: HashMap<ServiceKey, BTreeSet<ServiceKey>>,
     dirty: BTreeSet<ServiceKey>,
+    changes: Changes,
+    /// When the endpoints that wait changed in the cluster, as their controller says.
+    triggered: Vec<Timestamp>,
 }
 
 impl Objects {
-    /// None known yet.
-    pub fn new() -> Objects {
+    /// None known yet; endpoints of the node with this name are local.
+    pub fn new(node_name: &str) -> Objects {
         Objects {
+            node_name: node_name.to_owned(),
             services: Store::new(),
             slices: Store::new(),
-            by_service: BTreeMap::new(),
+            by_service: HashMap::new(),
             dirty: BTreeSet::new(),
+            changes: Changes::default(),
+            triggered: Vec::new(),
         }
     }
 
@@ -107,48 +130,68 @@ impl Objects {
         self.services.complete && self.slices.complete
     }
 
+    /// Does anything wait to be looked at?
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// Take in what the watch of Services says.
     pub fn service_event(&mut self, event: Event<Service>) {
-        let dirty = &mut self.dirty;
-        self.services.take(
-            event,
-            |s| &s.metadata,
-            |old, new| {
-                // Status and annotations change without meaning for us.
-                if old.map(|s| (&s.spec, &s.metadata.labels))
-                    != new.map(|s| (&s.spec, &s.metadata.labels))
-                {
-                    dirty.extend(new.or(old).map(|s| key(&s.metadata)));
-                }
-            },
-        );
+        let (dirty, changes) = (&mut self.dirty, &mut self.changes);
+        // Status and annotations change without meaning for us, and are not in what is kept.
+        let note = |key: &ServiceKey, _: Option<&_>, _: Option<&_>| {
+            changes.services += 1;
+            dirty.insert(key.clone());
+        };
+        self.services
+            .take(event, |s| &s.metadata, parse::service, note);
     }
 
     /// Take in what the watch of EndpointSlices says.
     pub fn slice_event(&mut self, event: Event<EndpointSlice>) {
+        let trigger = match &event {
+            Event::Apply(slice) if self.complete() => triggered(slice),
+            _ => None,
+        };
         let (dirty, by_service) = (&mut self.dirty, &mut self.by_service);
-        self.slices.take(
-            event,
-            |s| &s.metadata,
-            |old, new| {
-                for (slice, is_new) in [(old, false), (new, true)] {
-                    let Some(slice) = slice else { continue };
-                    let Some(service) = owner(slice) else {
-                        continue;
-                    };
-                    let name = key(&slice.metadata);
-                    if is_new {
-                        by_service.entry(service.clone()).or_default().insert(name);
-                    } else if let Some(names) = by_service.get_mut(&service) {
-                        names.remove(&name);
-                        if names.is_empty() {
-                            by_service.remove(&service);
-                        }
+        let (changes, waiting) = (&mut self.changes, &mut self.triggered);
+        let here = self.node_name.as_str();
+        let note = |key: &ServiceKey, old: Option<&SliceInfo>, new: Option<&SliceInfo>| {
+            changes.slices += 1;
+            waiting.extend(trigger);
+            let owner = |slice: &SliceInfo| (key.0.clone(), slice.service.to_string());
+            if let Some(owner) = old.map(owner) {
+                if let Some(names) = by_service.get_mut(&owner) {
+                    names.remove(key);
+                    if names.is_empty() {
+                        by_service.remove(&owner);
                     }
-                    dirty.insert(service);
                 }
-            },
-        );
+                dirty.insert(owner);
+            }
+            if let Some(owner) = new.map(owner) {
+                by_service
+                    .entry(owner.clone())
+                    .or_default()
+                    .insert(key.clone());
+                dirty.insert(owner);
+            }
+        };
+        self.slices
+            .take(event, |s| &s.metadata, |s| parse::slice(s, here), note);
+    }
+
+    /// Look at every Service again, because something of the node has changed.
+    pub fn all_dirty(&mut self) {
+        self.dirty.extend(self.services.objects.keys().cloned());
+    }
+
+    /// How many objects have changed, since the last call; and when their endpoints did.
+    pub fn take_changed(&mut self) -> (Changes, Vec<Timestamp>) {
+        (
+            std::mem::take(&mut self.changes),
+            std::mem::take(&mut self.triggered),
+        )
     }
 
     /// The rules of every Service that has changed since the last call; `None`: it is gone.
@@ -168,8 +211,7 @@ impl Objects {
     }
 }
 
-impl Default for Objects {
-    fn default() -> Objects {
-        Objects::new()
-    }
+fn triggered(slice: &EndpointSlice) -> Option<Timestamp> {
+    let annotations = slice.metadata.annotations.as_ref()?;
+    annotations.get(TRIGGER_TIME)?.parse().ok()
 }

@@ -1,28 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel's table holds, and which transaction leads from there to what is wanted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
-use cni::cidr::Cidr;
 use cni::nft::{Data, Element, Family, Transaction};
 
-use crate::rules::{self, Elements};
-use crate::service::{Frontend, Protocol, ServiceRules, Target};
+use crate::numbers::Chains;
+use crate::rules::{self, Elements, Map, SetName, Settings};
+use crate::service::{Backend, Frontend, Protocol, ServiceRules, Target};
 
 /// Namespace and name of a Service.
 pub type ServiceKey = (String, String);
 
+/// UDP frontends, and the endpoints that each leads to.
+pub type UdpTargets = BTreeMap<Frontend, Vec<Backend>>;
+
 /// The rules of every Service, and what the kernel has of them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct State {
     table: String,
-    cluster: Vec<Cidr>,
-    services: BTreeMap<ServiceKey, (ServiceRules, Elements)>,
-    /// Who wants an element, in order: two Services may lead to one pod, and by mistake two may have
-    /// one address. The first has it in the kernel.
-    owners: BTreeMap<(String, Vec<u8>), BTreeMap<ServiceKey, Option<Data>>>,
-    /// Chains that draw: family and number of endpoints. They stay; there are few.
-    picks: BTreeSet<(bool, u32)>,
+    settings: Settings,
+    services: HashMap<ServiceKey, ServiceRules>,
+    /// Who wants a frontend. By mistake two Services may have one address; the first keeps it.
+    claims: HashMap<Frontend, Vec<ServiceKey>>,
+    /// How many Services have an address, in the sets of addresses.
+    addresses: HashMap<(Map, IpAddr), u32>,
+    chains: Chains,
 }
 
 /// What a change asks of the kernel.
@@ -30,162 +34,245 @@ pub struct State {
 pub struct Step {
     /// To be applied as a whole.
     pub transaction: Transaction,
-    /// Afterwards: UDP frontends whose flows may go astray.
-    pub udp: BTreeSet<Frontend>,
+    /// Afterwards: frontends whose flows may go astray.
+    pub udp: UdpTargets,
 }
 
-type Key = (String, Vec<u8>);
+/// A change of some Services, as it is worked out.
+#[derive(Default)]
+struct Change {
+    /// Frontends that were touched, with what the kernel has of each.
+    frontends: BTreeMap<Frontend, Option<Target>>,
+    /// The same of addresses: were they there?
+    addresses: BTreeMap<(Map, IpAddr), bool>,
+}
 
 impl State {
-    /// Nothing is served yet. `cluster`: the addresses of all pods.
-    pub fn new(table: &str, cluster: &[Cidr]) -> State {
+    /// Nothing is served yet.
+    pub fn new(table: &str, settings: Settings) -> State {
         State {
             table: table.to_owned(),
-            cluster: cluster.to_vec(),
-            ..State::default()
+            settings,
+            services: HashMap::new(),
+            claims: HashMap::new(),
+            addresses: HashMap::new(),
+            chains: Chains::default(),
         }
     }
 
-    /// The backends that a frontend leads to now; `None`: the frontend is not served.
-    pub fn backends(&self, frontend: &Frontend) -> Option<&Target> {
-        self.services
-            .values()
-            .find_map(|(rules, _)| rules.frontends.get(frontend))
+    /// What the constant part depends on. After a change the table must be replaced: [`State::full`].
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+
+    /// What the constant part depends on.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Every Service's rules.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceKey, &ServiceRules)> {
+        self.services.iter()
+    }
+
+    /// Where a frontend leads now; `None`: it is not served.
+    pub fn target(&self, frontend: &Frontend) -> Option<&Target> {
+        let owner = self.claims.get(frontend)?.first()?;
+        self.services.get(owner)?.target(frontend)
     }
 
     /// Everything, from nothing: the table is replaced in one transaction.
     pub fn full(&mut self) -> Step {
-        let mut transaction = rules::skeleton(&self.table, &self.cluster);
-        for (ipv4, count) in &self.picks {
-            rules::add_pick_chain(&mut transaction, *ipv4, *count);
+        let mut transaction = rules::skeleton(&self.table, &self.settings);
+        let mut chains = Chains::default();
+        chains.usual(&mut transaction);
+        let mut by_set: BTreeMap<SetName, Vec<Element>> = BTreeMap::new();
+        let mut udp = UdpTargets::new();
+        for frontend in self.claims.keys() {
+            let Some(target) = self.target(frontend) else {
+                continue;
+            };
+            chains.using(&mut transaction, |numbers| {
+                for ((set, key), data) in rules::target_elements(frontend, target, numbers) {
+                    by_set.entry(set).or_default().push(Element { key, data });
+                }
+            });
+            note_udp(&mut udp, frontend, Some(target));
         }
-        let wanted: Vec<(&Key, &Option<Data>)> = self
-            .owners
-            .iter()
-            .filter_map(|(key, owners)| Some((key, owners.values().next()?)))
-            .collect();
-        add_elements(&mut transaction, wanted.into_iter());
-        let frontends = self
-            .services
-            .values()
-            .flat_map(|(rules, _)| rules.frontends.keys());
-        let udp = frontends
-            .filter(|f| f.protocol == Protocol::Udp)
-            .copied()
-            .collect();
+        for (map, ip) in self.addresses.keys() {
+            let (set, key) = rules::address_element(*map, *ip);
+            let element = Element { key, data: None };
+            by_set.entry(set).or_default().push(element);
+        }
+        self.chains = chains;
+        for (set, elements) in by_set {
+            transaction.add(&set.to_string(), elements);
+        }
         Step { transaction, udp }
     }
 
     /// Give Services new rules (`None`: the Service is gone), and return what has to change.
     pub fn update(&mut self, changes: Vec<(ServiceKey, Option<ServiceRules>)>) -> Step {
-        let mut transaction = Transaction::new(Family::Inet, &self.table);
-        let mut before: BTreeMap<Key, Option<Option<Data>>> = BTreeMap::new();
-        let mut udp = BTreeSet::new();
+        let mut change = Change::default();
         for (service, rules) in changes {
-            let old = self.services.remove(&service);
-            changed_udp(old.as_ref().map(|o| &o.0), rules.as_ref(), &mut udp);
-            for (key, _) in old.map(|o| o.1).unwrap_or_default() {
-                before
-                    .entry(key.clone())
-                    .or_insert_with(|| self.in_kernel(&key));
-                if let Some(owners) = self.owners.get_mut(&key) {
-                    owners.remove(&service);
+            self.replace(service, rules, &mut change);
+        }
+        self.diff(change)
+    }
+
+    /// The same without a transaction, for what [`State::full`] writes afterwards.
+    pub fn adopt(&mut self, changes: Vec<(ServiceKey, Option<ServiceRules>)>) {
+        let mut change = Change::default();
+        for (service, rules) in changes {
+            self.replace(service, rules, &mut change);
+        }
+    }
+
+    fn replace(&mut self, service: ServiceKey, rules: Option<ServiceRules>, change: &mut Change) {
+        let old = self.services.get(&service);
+        if old.is_none() && rules.is_none() {
+            return;
+        }
+        let old_frontends = old.map(|o| &*o.frontends).unwrap_or_default();
+        let new_frontends = rules.as_ref().map(|r| &*r.frontends).unwrap_or_default();
+        for (frontend, _) in old_frontends.iter().chain(new_frontends) {
+            if !change.frontends.contains_key(frontend) {
+                let before = self.target(frontend).cloned();
+                change.frontends.insert(*frontend, before);
+            }
+        }
+        let old = self.services.remove(&service).unwrap_or_default();
+        for (frontend, _) in &old.frontends {
+            let stays = rules.as_ref().is_some_and(|r| r.target(frontend).is_some());
+            if !stays && let Some(claims) = self.claims.get_mut(frontend) {
+                claims.retain(|claim| *claim != service);
+                if claims.is_empty() {
+                    self.claims.remove(frontend);
                 }
             }
-            let Some(rules) = rules else { continue };
-            let elements = rules::elements(&rules);
-            for (key, data) in &elements {
-                before
-                    .entry(key.clone())
-                    .or_insert_with(|| self.in_kernel(key));
-                self.owners
-                    .entry(key.clone())
-                    .or_default()
-                    .insert(service.clone(), data.clone());
-            }
-            self.add_picks(&rules, &mut transaction);
-            self.services.insert(service, (rules, elements));
         }
-        self.diff(before, &mut transaction);
-        Step { transaction, udp }
+        self.count_addresses(&old, change, |count| count.saturating_sub(1));
+        let Some(rules) = rules else { return };
+        self.count_addresses(&rules, change, |count| count + 1);
+        for (frontend, _) in &rules.frontends {
+            let claims = self.claims.entry(*frontend).or_default();
+            if !claims.contains(&service) {
+                claims.push(service.clone());
+            }
+        }
+        self.services.insert(service, rules);
     }
 
-    fn in_kernel(&self, key: &Key) -> Option<Option<Data>> {
-        self.owners
-            .get(key)
-            .and_then(|owners| owners.values().next())
-            .cloned()
-    }
-
-    fn add_picks(&mut self, rules: &ServiceRules, transaction: &mut Transaction) {
-        for (frontend, target) in &rules.frontends {
-            let Target::Backends(backends, _) = target else {
-                continue;
-            };
-            let count = u32::try_from(backends.len()).expect("fewer endpoints than addresses");
-            if self.picks.insert((frontend.addr.is_ipv4(), count)) {
-                rules::add_pick_chain(transaction, frontend.addr.is_ipv4(), count);
+    fn count_addresses(
+        &mut self,
+        rules: &ServiceRules,
+        change: &mut Change,
+        count: impl Fn(u32) -> u32,
+    ) {
+        let ips = rules.cluster_ips.iter().map(|ip| (Map::ClusterIps, *ip));
+        let loops = rules.loops.iter().map(|ip| (Map::Loop, *ip));
+        for key in ips.chain(loops) {
+            let before = self.addresses.get(&key).copied().unwrap_or(0);
+            change.addresses.entry(key).or_insert(before > 0);
+            match count(before) {
+                0 => drop(self.addresses.remove(&key)),
+                after => drop(self.addresses.insert(key, after)),
             }
         }
     }
 
     /// Only elements that differ. One with new data is deleted and added in the same transaction.
-    fn diff(&mut self, before: BTreeMap<Key, Option<Option<Data>>>, transaction: &mut Transaction) {
-        let mut gone: BTreeMap<String, Vec<Vec<u8>>> = BTreeMap::new();
-        let mut added = Elements::new();
-        for (key, old) in before {
-            let new = self.in_kernel(&key);
-            if new.is_none() {
-                self.owners.remove(&key);
-            }
-            if old == new {
+    fn diff(&mut self, change: Change) -> Step {
+        let mut transaction = Transaction::new(Family::Inet, &self.table);
+        let mut chains = std::mem::take(&mut self.chains);
+        let (mut gone, mut added) = (BTreeMap::new(), Elements::new());
+        let mut udp = UdpTargets::new();
+        for (frontend, before) in change.frontends {
+            let after = self.target(&frontend);
+            if before.as_ref() == after {
                 continue;
             }
-            if old.is_some() {
-                gone.entry(key.0.clone()).or_default().push(key.1.clone());
-            }
-            if let Some(data) = new {
-                added.insert(key, data);
+            let mut of = |target: Option<&Target>| {
+                target.map_or_else(Elements::new, |target| {
+                    chains.using(&mut transaction, |numbers| {
+                        rules::target_elements(&frontend, target, numbers)
+                    })
+                })
+            };
+            let (old, new) = (of(before.as_ref()), of(after));
+            chains.leave_sources(&frontend, before.as_ref(), after);
+            difference(old, new, &mut gone, &mut added);
+            note_udp(&mut udp, &frontend, after);
+        }
+        self.chains = chains;
+        for ((map, ip), before) in change.addresses {
+            let (set, key) = rules::address_element(map, ip);
+            match (before, self.addresses.contains_key(&(map, ip))) {
+                (true, false) => gone.entry(set).or_insert_with(Vec::new).push(key),
+                (false, true) => drop(added.insert((set, key), None)),
+                _ => {}
             }
         }
         for (set, keys) in gone {
-            transaction.delete(&set, keys);
+            transaction.delete(&set.to_string(), keys);
         }
-        add_elements(transaction, added.iter());
+        add_elements(&mut transaction, added);
+        Step { transaction, udp }
+    }
+
+    /// Addresses that several Services have and only the first serves, with those that don't.
+    pub fn conflicts(&self, services: &BTreeSet<ServiceKey>) -> Vec<(ServiceKey, Frontend)> {
+        let mut found = Vec::new();
+        for service in services {
+            let Some(rules) = self.services.get(service) else {
+                continue;
+            };
+            for (frontend, _) in &rules.frontends {
+                let owner = self.claims.get(frontend).and_then(|claims| claims.first());
+                if owner != Some(service) {
+                    found.push((service.clone(), *frontend));
+                }
+            }
+        }
+        found
     }
 }
 
-fn add_elements<'a>(
-    transaction: &mut Transaction,
-    elements: impl Iterator<Item = (&'a Key, &'a Option<Data>)>,
+fn difference(
+    mut old: Elements,
+    new: Elements,
+    gone: &mut BTreeMap<SetName, Vec<Vec<u8>>>,
+    added: &mut Elements,
 ) {
-    let mut by_set: BTreeMap<&str, Vec<Element>> = BTreeMap::new();
+    for (key, data) in new {
+        let before = old.remove(&key);
+        if before.as_ref() == Some(&data) {
+            continue;
+        }
+        if before.is_some() {
+            gone.entry(key.0).or_default().push(key.1.clone());
+        }
+        added.insert(key, data);
+    }
+    for ((set, key), _) in old {
+        gone.entry(set).or_default().push(key);
+    }
+}
+
+fn add_elements(transaction: &mut Transaction, elements: Elements) {
+    let mut by_set: BTreeMap<SetName, Vec<Element>> = BTreeMap::new();
     for ((set, key), data) in elements {
-        by_set.entry(set).or_default().push(Element {
-            key: key.clone(),
-            data: data.clone(),
-        });
+        let data: Option<Data> = data;
+        by_set.entry(set).or_default().push(Element { key, data });
     }
     for (set, elements) in by_set {
-        transaction.add(set, elements);
+        transaction.add(&set.to_string(), elements);
     }
 }
 
-fn changed_udp(
-    old: Option<&ServiceRules>,
-    new: Option<&ServiceRules>,
-    udp: &mut BTreeSet<Frontend>,
-) {
-    let target = |rules: Option<&ServiceRules>, frontend: &Frontend| {
-        rules.and_then(|r| r.frontends.get(frontend)).cloned()
-    };
-    let all = [old, new]
-        .into_iter()
-        .flatten()
-        .flat_map(|r| r.frontends.keys());
-    for frontend in all.filter(|f| f.protocol == Protocol::Udp) {
-        if target(old, frontend) != target(new, frontend) {
-            udp.insert(*frontend);
-        }
+fn note_udp(udp: &mut UdpTargets, frontend: &Frontend, target: Option<&Target>) {
+    if frontend.protocol == Protocol::Udp {
+        let backends = target.map(|t| t.backends().collect()).unwrap_or_default();
+        udp.insert(*frontend, backends);
     }
 }

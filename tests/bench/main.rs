@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How fast and how small, beside whichever peers are installed, in one run on one machine.
 //!
-//! `podwright-bench [--runs N] [--only oci,cri,image,server] [--json FILE]` prints a table, and the same
-//! as JSON. Everything runs in test hosts and is gone afterwards. It measures; it asserts nothing.
+//! `podwright-bench [--runs N] [--only oci,cri,image,server,services] [--json FILE]` prints a table,
+//! and the same as JSON. Everything runs in test hosts and is gone afterwards. It measures; it asserts
+//! nothing.
 
+#[path = "../../proxy/tests/it/api.rs"]
+mod api;
 mod cri;
 mod image;
 mod memory;
 mod oci;
 mod report;
 mod server;
+mod services;
 
 use std::path::PathBuf;
 
@@ -25,7 +29,11 @@ struct Args {
     runs: usize,
 
     /// Groups to measure
-    #[arg(long, value_delimiter = ',', default_value = "oci,cri,image,server")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "oci,cri,image,server,services"
+    )]
     only: Vec<String>,
 
     /// Write the figures here as well
@@ -34,6 +42,9 @@ struct Args {
 }
 
 fn main() -> Result<()> {
+    if let Some(outcome) = services::child() {
+        return outcome;
+    }
     let args = Args::parse();
     let mut report = Report::default();
     let outcome = args
@@ -56,7 +67,10 @@ fn measure(group: &str, runs: usize, report: &mut Report) -> Result<()> {
         "cri" => cri::measure(runs, report),
         "image" => image::measure(runs, report),
         "server" => server::measure(runs, report),
-        other => anyhow::bail!("no group is named {other}; there are oci, cri, image and server"),
+        "services" => services::measure(runs, report),
+        other => anyhow::bail!(
+            "no group is named {other}; there are oci, cri, image, server and services"
+        ),
     }
 }
 

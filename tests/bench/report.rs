@@ -31,6 +31,12 @@ impl Report {
         self.add(what, who, "ms", millis.collect());
     }
 
+    /// Adds durations as microseconds.
+    pub(crate) fn micros(&mut self, what: &str, who: &str, samples: &[Duration]) {
+        let micros = samples.iter().map(|sample| sample.as_secs_f64() * 1e6);
+        self.add(what, who, "µs", micros.collect());
+    }
+
     /// Adds sizes in KiB.
     pub(crate) fn kib(&mut self, what: &str, who: &str, samples: Vec<f64>) {
         self.add(what, who, "KiB", samples);

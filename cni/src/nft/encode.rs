@@ -11,7 +11,8 @@ use netlink_bindings::nftables::{
 use netlink_bindings::utils::{Pusher, finalize_nested_header, push_header, push_nested_header};
 
 use super::expr::{
-    CmpOp, CtDirection, CtKey, Expr, MetaKey, NatKind, PayloadBase, Reject, Verdict,
+    CmpOp, CtDirection, CtKey, DynamicOp, Expr, MetaKey, NatKind, PayloadBase, Register, Reject,
+    Verdict,
 };
 use super::model::{
     ChainKind, Command, Data, DataType, Element, Family, Hook, MapData, SetSpec, Transaction,
@@ -27,6 +28,8 @@ const NFGEN_HEADER: usize = 4;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const PLAIN_SET: u32 = 0;
 const NFT_SET_MAP: u32 = 8;
+const NFT_SET_TIMEOUT: u32 = 0x10;
+const NFT_SET_EVAL: u32 = 0x20;
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
 const REG_VERDICT: u32 = 0;
 const LIST_ELEM: u16 = 1;
@@ -213,7 +216,8 @@ impl<'a> Encoder<'a> {
                 let mut list = rule.nested_expressions();
                 exprs.iter().for_each(|e| expression(&mut list, e));
             }
-            Command::AddSet(spec) => self.add_set(spec),
+            Command::AddSet(spec) => self.add_set(spec, None),
+            Command::AddDynamicMap { spec, size } => self.add_set(spec, Some(*size)),
             Command::AddElements { set, elements } => {
                 for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
                     let mut request = self.request().set_create().op_newsetelem_do(&header);
@@ -248,15 +252,18 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    fn add_set(&mut self, spec: &SetSpec) {
+    fn add_set(&mut self, spec: &SetSpec, dynamic: Option<u32>) {
         let id = self.next_set_id;
         self.next_set_id += 1;
         let (header, table) = (self.header.clone(), self.table.as_bytes());
-        let flags = if spec.data.is_some() {
+        let mut flags = if spec.data.is_some() {
             NFT_SET_MAP
         } else {
             PLAIN_SET
         };
+        if dynamic.is_some() {
+            flags |= NFT_SET_TIMEOUT | NFT_SET_EVAL;
+        }
         let mut request = self.request().set_create().op_newset_do(&header);
         let mut set = request
             .encode()
@@ -276,6 +283,9 @@ impl<'a> Encoder<'a> {
             }
         }
         // The lengths of a key's fields are told only for concatenations with intervals.
+        if let Some(size) = dynamic {
+            set = set.nested_desc().push_size(size).end_nested();
+        }
         drop(set);
     }
 }
@@ -361,6 +371,8 @@ fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
                 MetaKey::NfProto => 15,
                 MetaKey::L4Proto => 16,
                 MetaKey::InputLink => 4,
+                MetaKey::Mark => 3,
+                MetaKey::IifName => 6,
             };
             to.nested_data_meta().push_dreg(dreg.number()).push_key(key);
         }
@@ -396,14 +408,21 @@ fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
                 });
             }
         }
-        Expr::FibDaddrType { dreg } => {
-            const RESULT_ADDRTYPE: u32 = 3;
-            const FLAG_DADDR: u32 = 2;
-            to.nested_data_fib()
-                .push_dreg(dreg.number())
-                .push_result(RESULT_ADDRTYPE)
-                .push_flags(FLAG_DADDR);
+        Expr::FibSaddrType { dreg } => {
+            const FLAG_SADDR: u32 = 1;
+            address_type(to, *dreg, FLAG_SADDR);
         }
+        Expr::FibDaddrType { dreg } => {
+            const FLAG_DADDR: u32 = 2;
+            address_type(to, *dreg, FLAG_DADDR);
+        }
+        Expr::Dynamic {
+            op,
+            map,
+            key,
+            data,
+            timeout,
+        } => dynamic(to, *op, map, *key, *data, *timeout),
         Expr::Mask { sreg, dreg, mask } => {
             let len = u32::try_from(mask.len()).expect("at most 16");
             to.nested_data_bitwise()
@@ -476,6 +495,62 @@ fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
     }
 }
 
+fn address_type(to: PushExprAttrs<&mut Vec<u8>>, dreg: Register, which: u32) {
+    const RESULT_ADDRTYPE: u32 = 3;
+    to.nested_data_fib()
+        .push_dreg(dreg.number())
+        .push_result(RESULT_ADDRTYPE)
+        .push_flags(which);
+}
+
+/// Written by hand (`enum nft_dynset_attributes`): the crate doesn't know the expression.
+fn dynamic(
+    to: PushExprAttrs<&mut Vec<u8>>,
+    op: DynamicOp,
+    map: &str,
+    key: Register,
+    data: Option<Register>,
+    timeout: Option<u32>,
+) {
+    const DATA: u16 = 2;
+    const SET: u16 = 1;
+    const OP: u16 = 3;
+    const SREG_KEY: u16 = 4;
+    const SREG_DATA: u16 = 5;
+    const TIMEOUT: u16 = 6;
+    let op: u32 = match op {
+        DynamicOp::Update => 1,
+        DynamicOp::Delete => 2,
+    };
+    let mut to = to.push_name(c"dynset");
+    let bytes = to.as_vec_mut();
+    let start = push_nested_header(bytes, DATA);
+    push_text(bytes, SET, map);
+    push_number(bytes, OP, op);
+    push_number(bytes, SREG_KEY, key.number());
+    if let Some(data) = data {
+        push_number(bytes, SREG_DATA, data.number());
+    }
+    if let Some(seconds) = timeout {
+        push_header(bytes, TIMEOUT, 8);
+        bytes.extend((u64::from(seconds) * 1000).to_be_bytes());
+    }
+    finalize_nested_header(bytes, start);
+}
+
+fn push_text(bytes: &mut Vec<u8>, kind: u16, text: &str) {
+    let length = u16::try_from(text.len() + 1).expect("names are short");
+    push_header(bytes, kind, length);
+    bytes.extend(text.as_bytes());
+    bytes.push(0);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+fn push_number(bytes: &mut Vec<u8>, kind: u16, number: u32) {
+    push_header(bytes, kind, 4);
+    bytes.extend(number.to_be_bytes());
+}
+
 /// Written by hand, because the crate numbers the attributes of a lookup in another order than
 /// `enum nft_lookup_attributes` does.
 fn lookup(to: PushExprAttrs<&mut Vec<u8>>, set: &str, sreg: u32, dreg: Option<u32>) {
@@ -486,15 +561,10 @@ fn lookup(to: PushExprAttrs<&mut Vec<u8>>, set: &str, sreg: u32, dreg: Option<u3
     let mut to = to.push_name(c"lookup");
     let bytes = to.as_vec_mut();
     let start = push_nested_header(bytes, DATA);
-    let length = u16::try_from(set.len() + 1).expect("names are short");
-    push_header(bytes, SET, length);
-    bytes.extend(set.as_bytes());
-    bytes.push(0);
-    push_header(bytes, SREG, 4);
-    bytes.extend(sreg.to_be_bytes());
+    push_text(bytes, SET, set);
+    push_number(bytes, SREG, sreg);
     if let Some(dreg) = dreg {
-        push_header(bytes, DREG, 4);
-        bytes.extend(dreg.to_be_bytes());
+        push_number(bytes, DREG, dreg);
     }
     finalize_nested_header(bytes, start);
 }
@@ -510,13 +580,8 @@ fn ct_key(key: CtKey) -> u32 {
 }
 
 fn header(family: Family) -> Nfgenmsg {
-    let number = match family {
-        Family::Inet => libc::NFPROTO_INET,
-        Family::Ip => libc::NFPROTO_IPV4,
-        Family::Ip6 => libc::NFPROTO_IPV6,
-    };
     let mut header = Nfgenmsg::new();
-    header.nfgen_family = u8::try_from(number).expect("a small number");
+    header.nfgen_family = family.number();
     header
 }
 

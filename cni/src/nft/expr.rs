@@ -40,10 +40,14 @@ pub enum PayloadBase {
 pub enum MetaKey {
     /// `NFPROTO_IPV4` or `NFPROTO_IPV6`, one byte.
     NfProto,
+    /// The packet's mark (4 bytes, host order).
+    Mark,
     /// Transport protocol, one byte.
     L4Proto,
     /// Index of the link that a packet came in on (4 bytes, host order); 1 is loopback.
     InputLink,
+    /// Name of the link the packet came in by: 16 bytes, the rest of a shorter name is zero.
+    IifName,
 }
 
 /// A property of a packet's connection.
@@ -81,6 +85,15 @@ pub enum NatKind {
     Dnat,
 }
 
+/// What a rule does to an element when a packet passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DynamicOp {
+    /// Add it, or begin its timeout anew. The data of one that is there stays as it is.
+    Update,
+    /// Delete it, if it is there.
+    Delete,
+}
+
 /// How a packet is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reject {
@@ -110,6 +123,8 @@ pub enum Expr {
     },
     /// Load the type of the destination address, as the routing table sees it (4 bytes, host order).
     FibDaddrType { dreg: Register },
+    /// The same of the source address.
+    FibSaddrType { dreg: Register },
     /// `dreg = sreg & mask`
     Mask {
         sreg: Register,
@@ -132,6 +147,16 @@ pub enum Expr {
     },
     /// Take the verdict that the map has for this key, if it has one.
     VerdictMap { map: String, sreg: Register },
+    /// Change an element of a dynamic map. The rule ends here when the map is full.
+    Dynamic {
+        op: DynamicOp,
+        map: String,
+        key: Register,
+        /// What a new element maps to.
+        data: Option<Register>,
+        /// Seconds until the element is gone, if nothing updates it.
+        timeout: Option<u32>,
+    },
     /// Load a random number below `modulus` (4 bytes, host order).
     Random { modulus: u32, dreg: Register },
     /// Translate to the address (and port) in registers.
@@ -241,6 +266,27 @@ impl Expr {
                 data: LOOPBACK.to_ne_bytes().to_vec(),
             },
         ]
+    }
+
+    /// Match packets that a program of this host sends, by their source address.
+    pub fn from_local() -> [Expr; 2] {
+        [
+            Expr::FibSaddrType { dreg: Register(0) },
+            Expr::Cmp {
+                op: CmpOp::Eq,
+                sreg: Register(0),
+                data: RTN_LOCAL.to_ne_bytes().to_vec(),
+            },
+        ]
+    }
+
+    /// Load the name of the link a packet came in by, to compare it with [`Expr::Cmp`]: with all 16
+    /// bytes of a name, or with a prefix.
+    pub fn iifname(dreg: Register) -> Expr {
+        Expr::Meta {
+            key: MetaKey::IifName,
+            dreg,
+        }
     }
 
     /// Match connections whose destination was translated.

@@ -9,6 +9,7 @@
 mod encode;
 mod expr;
 mod model;
+mod monitor;
 pub(crate) mod pool;
 mod show;
 
@@ -17,12 +18,14 @@ use std::io;
 use nix::sys::socket::SockProtocol;
 
 pub use expr::{
-    CmpOp, CtDirection, CtKey, Expr, MetaKey, NatKind, PayloadBase, Register, Reject, Verdict,
-    match_prefix,
+    CmpOp, CtDirection, CtKey, DynamicOp, Expr, MetaKey, NatKind, PayloadBase, Register, Reject,
+    Verdict, match_prefix,
 };
 pub use model::{
     Base, ChainKind, Command, Data, DataType, Element, Family, Hook, MapData, SetSpec, Transaction,
 };
+
+pub use monitor::Monitor;
 
 use crate::netlink::{self, NetlinkError};
 
@@ -55,6 +58,11 @@ impl Socket {
         let socket = netlink::Socket::open(SockProtocol::NetlinkNetFilter)?;
         socket.enlarge_buffers();
         Ok(Socket { socket })
+    }
+
+    /// The address of this socket among netlink sockets: [`Monitor`] knows its changes by it.
+    pub fn port(&self) -> io::Result<u32> {
+        self.socket.port()
     }
 
     /// Apply a transaction: all of it, or on error nothing. An empty one succeeds. Blocks for

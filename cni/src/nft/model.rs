@@ -14,6 +14,18 @@ pub enum Family {
     Ip6,
 }
 
+impl Family {
+    /// The kernel's number of it.
+    pub(super) fn number(self) -> u8 {
+        let number = match self {
+            Family::Inet => libc::NFPROTO_INET,
+            Family::Ip => libc::NFPROTO_IPV4,
+            Family::Ip6 => libc::NFPROTO_IPV6,
+        };
+        u8::try_from(number).expect("a small number")
+    }
+}
+
 /// Commands on one table, applied as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transaction {
@@ -113,6 +125,14 @@ pub enum Command {
     },
     /// Make a set or map; nothing happens when the same one is there.
     AddSet(SetSpec),
+    /// Make a map that rules add elements to as packets pass ([`Expr::Dynamic`]), each with a
+    /// timeout; nothing happens when the same one is there.
+    AddDynamicMap {
+        /// Name, key and data, which are no verdicts.
+        spec: SetSpec,
+        /// How many elements it can have.
+        size: u32,
+    },
     /// Add elements. One that is there with the same data stays; with other data: `EEXIST`.
     AddElements {
         /// To which set or map.

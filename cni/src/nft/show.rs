@@ -49,6 +49,9 @@ impl fmt::Display for Shown<'_> {
                 exprs.iter().try_for_each(|e| write!(f, " {e}"))
             }
             Command::AddSet(spec) => write!(f, "add {spec} in {place}"),
+            Command::AddDynamicMap { spec, size } => {
+                write!(f, "add dynamic {spec} size {size} in {place}")
+            }
             Command::AddElements { set, elements } => {
                 write!(f, "add element {place} {set} {{")?;
                 elements.iter().try_for_each(|e| write!(f, " {e}"))?;
@@ -124,6 +127,23 @@ impl fmt::Display for Expr {
                 dreg,
             } => write!(f, "r{}=ct({key:?} {direction:?})", dreg.0),
             Expr::FibDaddrType { dreg } => write!(f, "r{}=fib(daddr type)", dreg.0),
+            Expr::FibSaddrType { dreg } => write!(f, "r{}=fib(saddr type)", dreg.0),
+            Expr::Dynamic {
+                op,
+                map,
+                key,
+                data,
+                timeout,
+            } => {
+                write!(f, "{op:?} r{}", key.0)?;
+                if let Some(data) = data {
+                    write!(f, ":r{}", data.0)?;
+                }
+                if let Some(timeout) = timeout {
+                    write!(f, " timeout {timeout}s")?;
+                }
+                write!(f, "@{map}")
+            }
             Expr::Mask { sreg, dreg, mask } => write!(f, "r{}=r{}&{}", dreg.0, sreg.0, Hex(mask)),
             Expr::Cmp { op, sreg, data } => write!(f, "{op:?}(r{} {})", sreg.0, Hex(data)),
             Expr::InSet { set, sreg } => write!(f, "r{}@{set}", sreg.0),

@@ -14,7 +14,7 @@ pub struct Config {
     pub cluster_cidr: String,
     /// Controllers that must not be started, by name: `deployment`, `replicaset`, `endpoints`,
     /// `endpointslice`, `namespace`, `serviceaccount`, `garbagecollector`, `nodelifecycle`,
-    /// `tainteviction`, `nodeipam`, `podgc`.
+    /// `tainteviction`, `nodeipam`, `podgc`, `service-lb`.
     pub disable: BTreeSet<String>,
     /// A node whose lease was not renewed for this long is not ready any more.
     pub node_monitor_grace_period: Duration,

@@ -20,6 +20,7 @@ mod namespace;
 mod node;
 mod replicaset;
 mod service_account;
+mod service_lb;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +118,7 @@ fn start(
     start!("tainteviction", node::eviction::Controller::new(context));
     start!("nodeipam", node::ipam::Controller::new(context, cluster));
     start!("podgc", node::pod_gc::Controller::new(context));
+    start!("service-lb", service_lb::Controller::new(context));
 }
 
 async fn supervise(mut tasks: Tasks, stop: CancellationToken) -> Result<(), Error> {

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services on the kernel: compiled, applied, and asked by real clients, in namespaces of the tests'
-//! own (needs root); and without a kernel: Services compiled, packets traced through transactions.
+//! own (needs root).
 
-mod compile;
+mod api;
+mod features;
 #[path = "../../../cni/tests/it/host.rs"]
 mod host;
 mod kernel;
 mod objects;
 #[path = "../../../cni/tests/it/place.rs"]
 mod place;
-mod trace;
+mod scene;
+mod whole;

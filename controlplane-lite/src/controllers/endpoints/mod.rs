@@ -11,3 +11,4 @@ mod legacy;
 mod slices;
 
 pub(crate) use controller::{Controller, Kind};
+pub(crate) use slices::SERVICE_NAME;

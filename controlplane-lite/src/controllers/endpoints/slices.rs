@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::super::machinery::owner;
@@ -103,7 +105,12 @@ fn family(
             .into_iter()
             .partition(|slice| slice.ports.clone().unwrap_or_default() == ports);
         left = others;
-        let endpoints = members.iter().map(|c| endpoint(c, publish, zone)).collect();
+        let near = service.spec.as_ref();
+        let near = near.and_then(|s| s.traffic_distribution.as_deref());
+        let endpoints = members
+            .iter()
+            .map(|c| hinted(endpoint(c, publish, zone), near))
+            .collect();
         steps.extend(group(service, address_type, &ports, endpoints, same));
     }
     steps.extend(left.into_iter().map(Step::Delete));
@@ -207,6 +214,27 @@ fn endpoint(
         target_ref: Some(candidate.target.clone()),
         ..Endpoint::default()
     }
+}
+
+/// Who should use an endpoint, by the Service's `trafficDistribution`: clients of its own zone, or of
+/// its own node and then of its zone. One that is not ready is for nobody in particular.
+fn hinted(mut endpoint: Endpoint, distribution: Option<&str>) -> Endpoint {
+    let node = match distribution {
+        Some("PreferSameNode") => true,
+        Some("PreferClose" | "PreferSameZone") => false,
+        _ => return endpoint,
+    };
+    let ready = endpoint.conditions.as_ref().and_then(|c| c.ready);
+    let zone = endpoint.zone.clone().map(|name| vec![ForZone { name }]);
+    let node = endpoint.node_name.clone().filter(|_| node);
+    let hints = EndpointHints {
+        for_zones: zone,
+        for_nodes: node.map(|name| vec![ForNode { name }]),
+    };
+    if ready != Some(false) && hints != EndpointHints::default() {
+        endpoint.hints = Some(hints);
+    }
+    endpoint
 }
 
 /// Labels and owner of a slice: those of the Service, and ours.
