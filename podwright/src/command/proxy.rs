@@ -95,8 +95,8 @@ impl ProxyArgs {
 }
 
 pub(crate) fn main(args: ProxyArgs) -> anyhow::Result<ExitCode> {
-    let node = args.node.resolve()?;
     let options = args.options()?;
+    let node = args.node.resolve()?;
     let mut config = node.proxy(args.kubeconfig)?;
     config.options = options;
     run_node(&node, async {
