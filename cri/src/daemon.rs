@@ -33,7 +33,7 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(5);
 /// What containerd and kubelet allow for one CRI message.
 const MESSAGE_BYTES_MAX: usize = 16 << 20;
 /// Where the kernel's cgroup filesystems are mounted.
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// See [`crate::run`].
 pub(crate) async fn run(

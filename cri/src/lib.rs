@@ -15,6 +15,7 @@ mod disk_usage;
 mod durable;
 mod events;
 mod exec;
+mod external;
 mod fault;
 mod filter;
 mod ids;

@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::container::{Exit, State};
+use crate::container::{ContainerRecord, Exit, State};
+use crate::daemon::CGROUP_ROOT;
 use crate::fault::{Fault, Kind, Result};
 use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
 use crate::sandbox::{Phase, SandboxRecord, cgroup, network};
 use crate::shim_client::{ProcessId, ShimError};
-use crate::{blocking, v1};
+use crate::{blocking, external, v1};
 
 /// How long a SIGKILL may take to be seen. A process in uninterruptible sleep can exceed it.
 const KILL_DEADLINE: Duration = Duration::from_secs(20);
@@ -87,6 +88,7 @@ impl Runtime {
         {
             tracing::debug!(container.id = %record.id, %error, "the shim did not forget a container");
         }
+        self.forget_in_runtime(&record).await;
         self.remove_cgroup(&record.cgroup).await?;
         self.nri_removed(container).await;
         self.remove_container_files(&record.id).await?;
@@ -127,11 +129,20 @@ impl Runtime {
         }
         let record = container.record.get();
         tracing::info!(container.id = %record.id, code = exit.code, reason = %exit.reason, "container ended");
+        self.forget_in_runtime(&record).await;
         if let Err(fault) = self.remove_cgroup(&record.cgroup).await {
             tracing::warn!(container.id = %record.id, error = %fault.chain(), "cgroup stays for now");
         }
         self.tell_container(v1::ContainerEventType::ContainerStoppedEvent, container);
         self.nri_stopped(container).await;
+    }
+
+    /// Has the container's external runtime, if it has one, forget it.
+    async fn forget_in_runtime(&self, record: &ContainerRecord) {
+        if let Some(sandbox) = self.sandboxes.get(&record.sandbox_id) {
+            self.forget_external(&sandbox.record.get(), &record.id)
+                .await;
+        }
     }
 
     /// Kills what is in a cgroup and removes it.
@@ -167,6 +178,7 @@ impl Runtime {
             sandbox.forget_shim();
         }
         let record = sandbox.record.get();
+        self.forget_external(&record, &record.id).await;
         if !record.network_released {
             self.release_network(&record).await?;
             sandbox
@@ -242,6 +254,13 @@ impl Runtime {
             .any(|s| s.record.get().id != record.id && s.record.get().cgroup == record.cgroup);
         if !shared {
             self.remove_cgroup(&record.cgroup).await?;
+            if !external::is_built_in(&record.runtime_handler) {
+                let (pod, parent) = (record.cgroup.clone(), self.config.cgroup_parent.clone());
+                blocking::run("removing stray cgroups", move || {
+                    external::remove_stray_cgroups(Path::new(CGROUP_ROOT), &pod, &parent);
+                })
+                .await?;
+            }
         }
         let (shim_dir, dir) = (self.paths.shim(&record.id), self.paths.sandbox(&record.id));
         blocking::run("removing a sandbox", move || {
@@ -264,6 +283,7 @@ impl Runtime {
             }
         };
         note(self.end_shim(&record.id).await);
+        self.forget_external(record, &record.id).await;
         note(self.release_network(record).await);
         note(
             self.remove_cgroup(&cgroup::member(&record.cgroup, &record.id))

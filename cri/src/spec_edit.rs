@@ -29,6 +29,11 @@ impl SpecEdit {
             .map_err(|e| Fault::invalid(format!("the OCI spec as changed by {by}: {e}")))
     }
 
+    /// The changed spec in its JSON form, for who wants no more of it.
+    pub(crate) fn into_value(self) -> Value {
+        self.0
+    }
+
     /// What is at these names, if anything is.
     pub(crate) fn get(&self, path: &[&str]) -> Option<&Value> {
         path.iter().try_fold(&self.0, |value, name| value.get(name))

@@ -47,6 +47,23 @@ pub struct LaunchPlan {
     /// The first process.
     pub process: ProcessPlan,
     pub hooks: Hooks,
+    /// Another runtime makes the container. Of this plan it has the root filesystem, what is bound
+    /// from the sandbox, the cgroup and the pid namespace; the rest is in its bundle.
+    pub external: Option<External>,
+}
+
+/// An OCI runtime that is spoken to by runc's command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct External {
+    /// The absolute path of its program, and its global flags.
+    pub command: Vec<String>,
+    /// The directory with the container's config.json. The root filesystem is shown to the runtime
+    /// at `rootfs` in it, and destinations of mounts are paths in it.
+    pub bundle: String,
+    /// The container's name for the runtime.
+    pub id: String,
+    /// The file that its errors are written to, as one of the flags says.
+    pub log: String,
 }
 
 /// Programs to run at fixed points of the container's life.
@@ -336,6 +353,9 @@ pub struct ProcessPlan {
     /// The execution domain (personality(2)).
     pub personality: Option<u32>,
     pub memory_policy: Option<MemoryPolicy>,
+    /// A command of another runtime (its program's absolute path first) that does all of this; of
+    /// the plan it leaves the terminal.
+    pub external: Option<Vec<String>>,
 }
 
 /// A filter of system calls.

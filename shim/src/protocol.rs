@@ -17,7 +17,7 @@ use crate::format::{self, Newer};
 use crate::plan::{LaunchPlan, ProcessPlan};
 
 /// The version of the protocol: grows with each release that adds to it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The name of the socket in the pod's directory.
 pub const SOCKET_NAME: &str = "shim.sock";

@@ -4,10 +4,11 @@
 use oci_spec::runtime::Spec;
 use serde_json::{Map, Value, json};
 
-use super::api;
 use super::merge::removed;
+use super::{api, view};
 use crate::fault::{Fault, Result};
 use crate::spec_edit::SpecEdit;
+use crate::v1;
 
 /// Changes a spec. CDI devices are the caller's: they are looked up on the host.
 ///
@@ -253,6 +254,19 @@ pub(crate) fn limit(spec: &Spec, wanted: &api::LinuxResources) -> Result<Spec> {
     let mut edit = SpecEdit::new(spec)?;
     resources(&mut edit, wanted)?;
     edit.finish("NRI plugins")
+}
+
+/// CRI's limits, put into a spec over what it has.
+///
+/// # Errors
+/// As [`limit`].
+pub(crate) fn limits_in_spec(spec: &Spec, said: &v1::LinuxContainerResources) -> Result<Spec> {
+    let mut wanted = view::from_cri(said);
+    // Zeros alone are no limit: see `container::resources`.
+    if wanted.hugepage_limits.iter().all(|limit| limit.limit == 0) {
+        wanted.hugepage_limits.clear();
+    }
+    limit(spec, &wanted)
 }
 
 fn resources(edit: &mut SpecEdit, wanted: &api::LinuxResources) -> Result<()> {

@@ -24,6 +24,7 @@ mod service;
 mod view;
 pub mod wire;
 
+pub(crate) use apply::limits_in_spec;
 pub(crate) use lifecycle::{Told, Update, told_of};
 pub(crate) use listener::start;
 pub(crate) use service::{Hold, Nri};

@@ -119,6 +119,7 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
         namespaces,
         process: process::compile_process(process, context.seccomp.clone())?,
         hooks: hooks::hooks(spec, &context.id, &context.bundle)?,
+        external: None,
     };
     let names = plan.hostname.is_some() || plan.domainname.is_some();
     if names && plan.namespaces.uts == Namespace::Host {

@@ -115,6 +115,7 @@ pub fn compile_process(
         console_size: console_size(process)?,
         session_keyring: None,
         preserved_fds: 0,
+        external: None,
     })
 }
 

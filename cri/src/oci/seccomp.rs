@@ -87,6 +87,66 @@ impl Comparison {
     }
 }
 
+impl Profile {
+    /// In the words of the OCI specification.
+    pub(super) fn in_oci(&self) -> serde_json::Value {
+        let architectures: Vec<&str> = std::iter::once("SCMP_ARCH_X86_64")
+            .chain(self.architectures.iter().map(|foreign| match foreign {
+                Foreign::X86 => "SCMP_ARCH_X86",
+                Foreign::X32 => "SCMP_ARCH_X32",
+            }))
+            .collect();
+        let (default, errno) = self.default.in_oci();
+        let rules: Vec<_> = self.rules.iter().map(Rule::in_oci).collect();
+        json!({
+            "defaultAction": default, "defaultErrnoRet": errno, "architectures": architectures,
+            "syscalls": rules,
+        })
+    }
+}
+
+impl Rule {
+    fn in_oci(&self) -> serde_json::Value {
+        let (action, errno) = self.verdict.in_oci();
+        let args: Vec<_> = self.comparisons.iter().map(Comparison::in_oci).collect();
+        let mut rule = json!({"names": self.calls, "action": action, "args": args});
+        if let Some(errno) = errno {
+            rule["errnoRet"] = errno.into();
+        }
+        rule
+    }
+}
+
+impl Verdict {
+    fn in_oci(self) -> (&'static str, Option<u16>) {
+        match self {
+            Verdict::Allow => ("SCMP_ACT_ALLOW", None),
+            Verdict::Errno(errno) => ("SCMP_ACT_ERRNO", Some(errno)),
+            Verdict::KillThread => ("SCMP_ACT_KILL_THREAD", None),
+            Verdict::KillProcess => ("SCMP_ACT_KILL_PROCESS", None),
+            Verdict::Trap => ("SCMP_ACT_TRAP", None),
+            Verdict::Log => ("SCMP_ACT_LOG", None),
+            Verdict::Trace(number) => ("SCMP_ACT_TRACE", Some(number)),
+            Verdict::Notify => ("SCMP_ACT_NOTIFY", None),
+        }
+    }
+}
+
+impl Comparison {
+    fn in_oci(&self) -> serde_json::Value {
+        let (operator, value, second) = match self.operator {
+            ScmpCompareOp::NotEqual => ("SCMP_CMP_NE", self.value, 0),
+            ScmpCompareOp::Less => ("SCMP_CMP_LT", self.value, 0),
+            ScmpCompareOp::LessOrEqual => ("SCMP_CMP_LE", self.value, 0),
+            ScmpCompareOp::GreaterEqual => ("SCMP_CMP_GE", self.value, 0),
+            ScmpCompareOp::Greater => ("SCMP_CMP_GT", self.value, 0),
+            ScmpCompareOp::MaskedEqual(mask) => ("SCMP_CMP_MASKED_EQ", mask, self.value),
+            _ => ("SCMP_CMP_EQ", self.value, 0),
+        };
+        json!({"index": self.argument, "op": operator, "value": value, "valueTwo": second})
+    }
+}
+
 /// Enough for every profile of a node; emptied when full rather than grown.
 const CACHE_MAX: usize = 128;
 

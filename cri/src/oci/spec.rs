@@ -94,6 +94,23 @@ pub fn seccomp(
     }
 }
 
+/// A profile as the `linux.seccomp` of a spec, for another runtime. `None` for Unconfined.
+///
+/// # Errors
+/// When a Localhost profile is malformed.
+pub fn seccomp_in_oci(
+    profile: &SeccompProfile,
+    capabilities: u64,
+) -> Result<Option<LinuxSeccomp>, SeccompError> {
+    let quoted = |error: serde_json::Error| SeccompError::Parse(plain(&error.to_string()));
+    let value = match profile {
+        SeccompProfile::Unconfined => return Ok(None),
+        SeccompProfile::RuntimeDefault => default_profile::profile(capabilities).in_oci(),
+        SeccompProfile::Localhost(text) => serde_json::from_str(text).map_err(quoted)?,
+    };
+    serde_json::from_value(value).map(Some).map_err(quoted)
+}
+
 /// Compiles the `linux.seccomp` of a spec.
 ///
 /// # Errors

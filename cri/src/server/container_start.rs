@@ -19,9 +19,9 @@ use crate::fault::{Fault, Result};
 use crate::lifecycle::{first_process, remove_dir, shim_fault};
 use crate::nri::api::Event;
 use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
-use crate::sandbox::{Phase, security};
+use crate::sandbox::{Phase, SandboxRecord, security};
 use crate::shim_client::{ContainerIo, Shim};
-use crate::{blocking, oci, v1};
+use crate::{blocking, external, oci, v1};
 
 /// For each of making and starting: milliseconds, unless the machine is in trouble.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(60);
@@ -148,13 +148,10 @@ async fn plan(
         Some(layers) => layers,
         None => layers(runtime, &record.image_id).await?,
     };
-    let host_ipc = runtime
-        .sandbox(&record.sandbox_id)?
-        .record
-        .get()
-        .namespaces()
-        .ipc()
-        == v1::NamespaceMode::Node;
+    let sandbox = runtime.sandbox(&record.sandbox_id)?.record.get();
+    let host_ipc = sandbox.namespaces().ipc() == v1::NamespaceMode::Node;
+    let handler = runtime.handler_of(&sandbox)?;
+    runtime.forget_external(&sandbox, &record.id).await;
     let manager = runtime.cgroups.clone();
     let record = record.clone();
     let text = |path: &Path| path.display().to_string();
@@ -171,13 +168,24 @@ async fn plan(
         // One that a start left which was cut short: it may have been killed, and into a cgroup that
         // was ever killed (cgroup.kill), Linux 6.18 starts nothing that lives.
         manager.destroy(&cgroup).map_err(failed)?;
+        let own_shm = spec.mounts().iter().flatten().any(|m| {
+            m.destination() == Path::new("/dev/shm") && m.typ().as_deref() == Some("bind")
+        });
+        let shares_shm = !host_ipc && !own_shm;
+        if let Some(handler) = handler {
+            let launch = External {
+                handler: &handler,
+                sandbox: &sandbox,
+                record: &record,
+                spec: &spec,
+                dir: &dir,
+            };
+            return external_plan(&launch, (rootfs, manager.join(&cgroup)), shares_shm);
+        }
         manager.create(&cgroup).map_err(failed)?;
         manager
             .apply(&cgroup, &limits(&record, &spec)?)
             .map_err(failed)?;
-        let own_shm = spec.mounts().iter().flatten().any(|m| {
-            m.destination() == Path::new("/dev/shm") && m.typ().as_deref() == Some("bind")
-        });
         let shm = ("/dev/shm".to_owned(), "/dev/shm".to_owned());
         let context = oci::CompileContext {
             id: record.id.clone(),
@@ -187,11 +195,7 @@ async fn plan(
             cgroup: manager.join(&cgroup),
             cgroup_v2: manager.is_v2(),
             seccomp: plugins_seccomp(&spec)?,
-            sandbox_binds: if host_ipc || own_shm {
-                Vec::new()
-            } else {
-                vec![shm]
-            },
+            sandbox_binds: shares_shm.then_some(shm).into_iter().collect(),
             does_the_rest: false,
         };
         let mut plan = oci::compile(&spec, &context).map_err(|e| Fault::invalid(e.to_string()))?;
@@ -211,6 +215,63 @@ async fn layers(runtime: &Runtime, image: &str) -> Result<Vec<PathBuf>> {
     found
         .map(|image| image.layers)
         .ok_or_else(|| Fault::not_found("image", image))
+}
+
+/// A container that another runtime makes.
+struct External<'a> {
+    handler: &'a external::Handler,
+    sandbox: &'a SandboxRecord,
+    record: &'a ContainerRecord,
+    spec: &'a Spec,
+    dir: &'a Path,
+}
+
+fn external_plan(
+    launch: &External<'_>,
+    place: (RootFs, shim::plan::CgroupJoin),
+    shares_shm: bool,
+) -> Result<LaunchPlan> {
+    let External {
+        handler,
+        sandbox,
+        record,
+        spec,
+        dir,
+    } = launch;
+    let config = external::bundle::config(external::bundle::Input {
+        spec,
+        limits: &linux_resources(&record.config.0),
+        seccomp: external_seccomp(record, spec)?,
+        cgroup: &format!("/{}", cgroup_path(&record.cgroup)?.as_str()),
+        shm_in: shares_shm.then_some(*dir),
+        annotations: external::bundle::annotations(sandbox, Some(record)),
+        least_oom_score: external::bundle::least_oom_score(),
+    })?;
+    external::bundle::write(dir, &config)?;
+    let plan = external::bundle::plan(handler, dir, &record.id, spec, place, shares_shm);
+    Ok(plan)
+}
+
+/// The filter of a container in the form in which other runtimes read it.
+fn external_seccomp(
+    record: &ContainerRecord,
+    spec: &Spec,
+) -> Result<Option<oci_spec::runtime::LinuxSeccomp>> {
+    let of_plugins = spec.linux().as_ref().and_then(|l| l.seccomp().clone());
+    if of_plugins.is_some() {
+        return Ok(of_plugins);
+    }
+    let process = spec.process().as_ref();
+    let sets = process.and_then(|p| p.capabilities().as_ref());
+    let bounding = sets.and_then(|sets| sets.bounding().as_ref());
+    let names: Vec<String> = bounding
+        .into_iter()
+        .flatten()
+        .map(|c| c.to_string())
+        .collect();
+    let capabilities = oci::spec::capability_mask(&names).unwrap_or_default();
+    oci::spec::seccomp_in_oci(&profile(record)?, capabilities)
+        .map_err(|e| Fault::internal("preparing the seccomp profile", e))
 }
 
 /// Whether the container has ids of its own.
@@ -278,6 +339,13 @@ pub(crate) fn seccomp(
     if of_plugins.is_some() {
         return Ok(of_plugins);
     }
+    let profile = profile(record)?;
+    oci::spec::seccomp(&profile, capabilities)
+        .map_err(|e| Fault::internal("preparing the seccomp profile", e))
+}
+
+/// The profile that the client asks for. Blocks on its file.
+fn profile(record: &ContainerRecord) -> Result<oci::spec::SeccompProfile> {
     let context = record
         .config
         .0
@@ -285,7 +353,7 @@ pub(crate) fn seccomp(
         .as_ref()
         .and_then(|l| l.security_context.clone())
         .unwrap_or_default();
-    let profile = match security::container_seccomp(&context)? {
+    Ok(match security::container_seccomp(&context)? {
         security::Seccomp::Unconfined => oci::spec::SeccompProfile::Unconfined,
         security::Seccomp::RuntimeDefault => oci::spec::SeccompProfile::RuntimeDefault,
         security::Seccomp::Localhost(path) => {
@@ -299,9 +367,7 @@ pub(crate) fn seccomp(
                 )
             })?)
         }
-    };
-    oci::spec::seccomp(&profile, capabilities)
-        .map_err(|e| Fault::internal("preparing the seccomp profile", e))
+    })
 }
 
 /// The filter that an NRI plugin has put into the spec, in place of the client's.

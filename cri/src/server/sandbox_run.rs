@@ -17,7 +17,7 @@ use crate::record::Wire;
 use crate::runtime::{Runtime, Sandbox, cgroup_path, now};
 use crate::sandbox::{Phase, SandboxRecord, cgroup, dns, network, security, sysctl, userns};
 use crate::shim_client::{Shim, SpawnOptions};
-use crate::{blocking, ids, oci, sandbox, v1, watcher};
+use crate::{blocking, external, ids, oci, sandbox, v1, watcher};
 
 /// The size of a pod's `/dev/shm`, as docker and the kubelet have it.
 const SHM_BYTES: u64 = 64 << 20;
@@ -71,11 +71,7 @@ fn decide(
     config: v1::PodSandboxConfig,
     handler: String,
 ) -> Result<Plan> {
-    if !matches!(handler.as_str(), "" | "podwright") {
-        return Err(Fault::invalid(format!(
-            "no runtime for {handler:?} is configured"
-        )));
-    }
+    external::check(&runtime.config.settings.get(), &handler)?;
     if config.windows.is_some() {
         return Err(Fault::invalid("windows sandboxes are not supported"));
     }
@@ -87,6 +83,11 @@ fn decide(
     let ids = userns::Ids::of(&namespaces)?;
     if let Some(ids) = &ids {
         ids.check_sandbox(&namespaces)?;
+        if !external::is_built_in(&handler) {
+            return Err(Fault::invalid(format!(
+                "userns_options: runtime handler {handler:?} does not support user namespaces"
+            )));
+        }
     }
     let host = |mode: v1::NamespaceMode| mode == v1::NamespaceMode::Node;
     let (host_network, host_ipc) = (host(namespaces.network()), host(namespaces.ipc()));
@@ -264,7 +265,7 @@ async fn assemble(
     let mut input = plan.input.clone();
     input.users = users.as_ref().map(userns::Made::join).unwrap_or_default();
     input.cgroup = runtime.cgroups.join(&member);
-    let sandbox_plan = oci::sandbox_plan(&input).map_err(|e| Fault::invalid(e.to_string()))?;
+    let sandbox_plan = pause_plan(runtime, record, input, &member).await?;
     let (ips, started) = tokio::join!(
         attach(runtime, plan.attachment.as_ref()),
         tokio::time::timeout(SHIM_DEADLINE, shim.start_sandbox(sandbox_plan)),
@@ -309,6 +310,26 @@ async fn introduce(
         return Err(fault);
     }
     Ok(hold)
+}
+
+/// How the sandbox process is made: by us, or by the pod's runtime.
+async fn pause_plan(
+    runtime: &Runtime,
+    record: &SandboxRecord,
+    input: oci::SandboxInput,
+    member: &crate::cgroup::CgroupPath,
+) -> Result<shim::plan::LaunchPlan> {
+    // Also for an external runtime: it names sysctls that cannot be.
+    let own = oci::sandbox_plan(&input).map_err(|e| Fault::invalid(e.to_string()))?;
+    let Some(handler) = runtime.handler_of(record)? else {
+        return Ok(own);
+    };
+    let (id, cgroup) = (record.id.clone(), format!("/{}", member.as_str()));
+    let annotations = external::bundle::annotations(record, None);
+    blocking::run("writing the sandbox's bundle", move || {
+        external::bundle::pause(&handler, &id, &input, &cgroup, annotations)
+    })
+    .await?
 }
 
 /// The pod's network namespace, in a user namespace of the pod's where it has ids of its own.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::external::features;
 use crate::fault::{Fault, Result, chain};
 use crate::runtime::Runtime;
 use crate::sandbox::userns;
@@ -65,13 +66,25 @@ pub(crate) async fn status(
             ],
         }),
         info,
-        runtime_handlers: ["", RUNTIME_NAME].map(handler).to_vec(),
+        runtime_handlers: handlers(runtime).await,
         features: Some(v1::RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
             mount_options: true,
         }),
     })
+}
+
+/// All handlers, with what they can do.
+async fn handlers(runtime: &Runtime) -> Vec<v1::RuntimeHandler> {
+    let mut all = ["", RUNTIME_NAME].map(handler).to_vec();
+    for (name, external) in &runtime.config.settings.get().runtimes {
+        all.push(v1::RuntimeHandler {
+            name: name.clone(),
+            features: Some(features::of(&external.path).await),
+        });
+    }
+    all
 }
 
 fn handler(name: &str) -> v1::RuntimeHandler {

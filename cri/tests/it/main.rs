@@ -11,6 +11,7 @@ mod crash;
 mod every_call;
 mod exec;
 mod fields;
+mod handlers;
 mod lifecycle;
 mod memory;
 mod node;

@@ -55,7 +55,7 @@ where
     F: FnOnce(Handle) -> Fut + Send + 'static,
     Fut: Future<Output = ()>,
 {
-    run(false, body);
+    run(false, || {}, body);
 }
 
 /// As `test`, with the daemon in a process of its own.
@@ -64,7 +64,16 @@ where
     F: FnOnce(Handle) -> Fut + Send + 'static,
     Fut: Future<Output = ()>,
 {
-    run(true, body);
+    run(true, || {}, body);
+}
+
+/// As `test`, or `test_apart`, in a mount namespace that `prepare` has changed.
+pub(crate) fn test_prepared<F, Fut>(apart: bool, prepare: fn(), body: F)
+where
+    F: FnOnce(Handle) -> Fut + Send + 'static,
+    Fut: Future<Output = ()>,
+{
+    run(apart, prepare, body);
 }
 
 /// Tells the test executable to be the daemon of the node in this directory.
@@ -107,6 +116,19 @@ fn config_in(root: &Path) -> Config {
     // The machine may be busy: a plugin that is to be late is so for ever.
     settings.nri.plugin_request_timeout = NRI_PATIENCE;
     settings.cdi.spec_dirs = vec![root.join("cdi")];
+    for handler in ["runc", "crun"] {
+        let places = ["/usr/bin", "/usr/sbin"].map(|dir| Path::new(dir).join(handler));
+        let path = places
+            .iter()
+            .find(|path| path.exists())
+            .unwrap_or(&places[0]);
+        let external = cri::settings::RuntimeHandler {
+            path: path.clone(),
+            kind: Default::default(),
+            root: None,
+        };
+        settings.runtimes.insert(handler.to_owned(), external);
+    }
     Config {
         listen: root.join("cri.sock"),
         data_dir: root.join("data"),
@@ -119,13 +141,14 @@ fn config_in(root: &Path) -> Config {
     }
 }
 
-fn run<F, Fut>(apart: bool, body: F)
+fn run<F, Fut>(apart: bool, prepare: fn(), body: F)
 where
     F: FnOnce(Handle) -> Fut + Send + 'static,
     Fut: Future<Output = ()>,
 {
     let thread = std::thread::spawn(move || {
         isolate();
+        prepare();
         runtime().block_on(async move {
             let mut node = Node::new(apart).await;
             node.start().await;
@@ -348,8 +371,9 @@ async fn build_image(config: &Config, root: &Path) {
     fs::copy("/bin/busybox", rootfs.join("bin/busybox"))
         .expect("these tests need /bin/busybox (busybox-static)");
     for applet in [
-        "mkdir", "sh", "sleep", "cat", "echo", "id", "head", "yes", "touch", "hostname", "ip",
-        "nc", "stty", "grep", "true", "mount", "ls", "env", "wc", "dd", "ps", "pwd",
+        "mkdir", "tail", "tty", "sh", "sleep", "cat", "echo", "id", "head", "yes", "touch",
+        "hostname", "ip", "nc", "stty", "grep", "true", "mount", "ls", "env", "wc", "dd", "ps",
+        "pwd",
     ] {
         symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
     }

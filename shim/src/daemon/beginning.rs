@@ -29,6 +29,9 @@ impl Processes {
     pub(super) fn start_sandbox(&mut self, plan: &LaunchPlan, asked: Asked) -> Handled {
         let id = first(SANDBOX);
         self.vacant(&id)?;
+        if let Some(runtime) = &plan.external {
+            return self.create_outside(id, plan, runtime, (null_streams()?, None), asked);
+        }
         let launched = launch::begin(plan, null_streams()?, Gate::Parent, None);
         let entry = Entry {
             cgroup: &plan.cgroup,
@@ -52,12 +55,10 @@ impl Processes {
         }
         self.vacant(&id)?;
         let (stdio, streams) = connect(plan.process.terminal, io)?;
-        let sandbox = match self.all.get(&first(SANDBOX)) {
-            Some(process) if !process.has_exited() => {
-                Some(sys::pidfd_open(process.pid).map_err(system("opening the sandbox"))?)
-            }
-            _ => None,
-        };
+        if let Some(runtime) = &plan.external {
+            return self.create_outside(id, plan, runtime, (stdio, Some(streams)), asked);
+        }
+        let sandbox = self.sandbox()?;
         let sandbox = sandbox.as_ref().map(AsFd::as_fd);
         let launched = launch::begin(plan, stdio, Gate::Parent, sandbox);
         let entry = Entry {
@@ -72,6 +73,10 @@ impl Processes {
     pub(super) fn start(&mut self, container: &str, asked: Asked) -> Handled {
         let process = self.get(&first(container))?;
         let problem = match &process.stage {
+            Stage::Outside(outside) if outside.is_created() => {
+                return self.start_outside(&first(container), asked);
+            }
+            Stage::Outside(outside) if !outside.is_starting() => Some("is being created"),
             Stage::Created(_) => None,
             Stage::Launching(launching) if launching.is_being_created() => Some("is being created"),
             Stage::Exited(_) => Some("has ended"),
@@ -118,6 +123,10 @@ impl Processes {
             return Err(failure(FailureKind::State, message));
         };
         let cgroup = target.cgroup.clone();
+        if let Some(words) = &plan.external {
+            self.forget_old_execs();
+            return self.exec_outside(id, words, cgroup, stdio, asked);
+        }
         let pidfd = sys::pidfd_open(target.pid).map_err(system("opening the container"))?;
         let launched = launch::begin_execute(pidfd.as_fd(), &cgroup, plan, stdio);
         self.forget_old_execs();
@@ -189,11 +198,16 @@ fn null(flags: i32) -> Result<OwnedFd, Failure> {
 }
 
 fn null_streams() -> Result<Stdio, Failure> {
-    Ok(Stdio::Streams([
+    null_trio().map(Stdio::Streams)
+}
+
+/// Nothing to read, and nobody who reads.
+pub(super) fn null_trio() -> Result<[OwnedFd; 3], Failure> {
+    Ok([
         null(libc::O_RDONLY)?,
         null(libc::O_WRONLY)?,
         null(libc::O_WRONLY)?,
-    ]))
+    ])
 }
 
 /// Both ends of a container's streams: the process's and ours.

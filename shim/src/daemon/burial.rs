@@ -19,7 +19,10 @@ impl Processes {
         }
     }
 
-    fn bury(&mut self, child: sys::Ended) {
+    pub(super) fn bury(&mut self, child: sys::Ended) {
+        if self.outside_ended(&child) {
+            return;
+        }
         let mut living = self.all.iter().filter(|(_, process)| !process.has_exited());
         let Some((id, process)) = living.find(|(_, process)| process.pid == child.pid) else {
             return;

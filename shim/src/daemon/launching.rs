@@ -65,6 +65,7 @@ impl Processes {
     pub(super) fn launch_deadline(&self) -> Option<Instant> {
         let deadline = |process: &Process| match &process.stage {
             Stage::Launching(launching) if launching.asked.is_some() => launching.deadline,
+            Stage::Outside(outside) => outside.deadline(),
             _ => None,
         };
         self.all.values().filter_map(deadline).min()
@@ -74,6 +75,9 @@ impl Processes {
     pub(super) fn expire_launches(&mut self) {
         let now = Instant::now();
         for process in self.all.values_mut() {
+            if let Stage::Outside(outside) = &mut process.stage {
+                outside.expire(now);
+            }
             let Stage::Launching(launching) = &mut process.stage else {
                 continue;
             };

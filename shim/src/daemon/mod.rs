@@ -8,6 +8,7 @@ mod beginning;
 mod burial;
 mod clients;
 mod connection;
+mod external;
 mod kill;
 mod launching;
 pub mod log;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use super::external::Outside;
 use super::kill::{signal_cgroup, signal_tree};
 use super::launching::Launching;
 use super::records;
@@ -64,6 +65,8 @@ pub(super) enum Stage {
     Launching(Box<Launching>),
     /// Waits at its gate.
     Created(Box<Launched>),
+    /// Another runtime makes or starts it, or has made it.
+    Outside(Box<Outside>),
     Running {
         started_at: i64,
     },
@@ -120,7 +123,8 @@ impl Process {
         match &self.stage {
             // Whoever asked for it may be gone: another client has to know that it is there.
             Stage::Launching(launching) if launching.is_starting() => Phase::Starting,
-            Stage::Launching(_) | Stage::Created(_) => Phase::Created,
+            Stage::Outside(outside) if outside.is_starting() => Phase::Starting,
+            Stage::Launching(_) | Stage::Created(_) | Stage::Outside(_) => Phase::Created,
             Stage::Running { started_at } => Phase::Running {
                 started_at: *started_at,
             },

@@ -192,7 +192,7 @@ fn timeout(hook: &Hook) -> Option<Duration> {
     Some(Duration::from_secs(seconds.into()))
 }
 
-fn own_environment() -> Vec<CString> {
+pub(super) fn own_environment() -> Vec<CString> {
     use std::os::unix::ffi::OsStrExt;
     let entry = |(key, value): (std::ffi::OsString, std::ffi::OsString)| {
         CString::new([key.as_bytes(), b"=", value.as_bytes()].concat()).ok()

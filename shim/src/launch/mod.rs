@@ -7,6 +7,7 @@
 //! few numbers, which the parent turns into words with the plan at hand.
 
 mod child;
+pub mod external;
 pub mod fifo;
 mod filesystem;
 pub mod hooks;

@@ -16,7 +16,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::hooks::{HookPoint, Ready};
 use super::report::LaunchError;
-use crate::plan::{CgroupJoin, Hooks, IdMapping, LaunchPlan, ProcessPlan};
+use crate::plan::{CgroupJoin, Hooks, IdMapping, LaunchPlan, MountKind, ProcessPlan, RootFs};
 use crate::sys;
 
 pub(super) use mounts::{MountSource, NewFilesystem, OwnBind, PreparedMount};
@@ -103,6 +103,28 @@ pub(super) fn container(
         hooks: ChildHooks::new(&plan.hooks)?,
     };
     Ok((prepared, notes))
+}
+
+/// What another runtime finds mounted in the bundle: (detached mount, path of the host).
+pub(super) fn external(
+    plan: &LaunchPlan,
+    bundle: &str,
+    sandbox: Option<BorrowedFd<'_>>,
+) -> Prepare<Vec<(OwnedFd, CString)>> {
+    let at = |name: &str| text(&format!("{bundle}{}", crate::plan::path_in_root(name)));
+    let mut all = Vec::new();
+    if plan.rootfs != RootFs::Empty {
+        all.push((rootfs::external_root(plan)?, at("rootfs")?));
+    }
+    for mount in &plan.mounts {
+        if let MountKind::SandboxBind { source } = &mount.kind {
+            all.push((
+                mounts::sandbox_mount(source, sandbox)?,
+                at(&mount.destination)?,
+            ));
+        }
+    }
+    Ok(all)
 }
 
 pub(super) fn exec(

@@ -284,7 +284,7 @@ fn mount_with_long_options(fstype: &str, source: &str, options: &[&String]) -> P
 
 /// A mount of the sandbox process's namespace. Only a member of a namespace may copy its mounts, so
 /// this process goes there and comes back.
-fn sandbox_mount(source: &str, sandbox: Option<BorrowedFd<'_>>) -> Prepare<OwnedFd> {
+pub(super) fn sandbox_mount(source: &str, sandbox: Option<BorrowedFd<'_>>) -> Prepare<OwnedFd> {
     let attempt = |errno| LaunchError::prepare(format!("binding the sandbox's {source:?}"), errno);
     let sandbox = sandbox.ok_or_else(|| attempt(libc::ESRCH))?;
     let path = text(source)?;

@@ -113,6 +113,18 @@ fn check_label(plan: &LaunchPlan) -> Prepare<()> {
     }
 }
 
+/// The root of a container that another runtime makes.
+pub(super) fn external_root(plan: &LaunchPlan) -> Prepare<OwnedFd> {
+    match &plan.rootfs {
+        RootFs::Overlay { lower, upper, work } => {
+            let label = plan.mount_label.as_deref();
+            overlay(lower, Some((upper, work)), label, None, &mut Idmaps::default())
+        }
+        RootFs::Dir(path) => clone_mount(path, true),
+        RootFs::Empty => Err(LaunchError::prepare("a root filesystem", libc::ENOENT)),
+    }
+}
+
 fn root_tree(plan: &LaunchPlan, spaces: &Spaces, idmaps: &mut Idmaps) -> Prepare<OwnedFd> {
     let idmap = plan.rootfs_idmap.as_ref();
     match &plan.rootfs {

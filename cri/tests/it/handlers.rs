@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Pods whose pause and containers another OCI runtime makes: runc and crun, as Debian has them.
+
+use std::path::Path;
+
+use cri::v1;
+use nix::mount::{MsFlags, mount};
+
+use crate::node::{self, Handle, shell, test, test_prepared};
+
+/// crun refuses hybrid cgroup mounts, and takes the directory of one for the mount itself. So the
+/// node's mount namespace gets a directory of cgroup mounts without it.
+fn without_hybrid() {
+    let (root, unified) = (Path::new("/sys/fs/cgroup"), "unified");
+    if !root.join(unified).exists() {
+        return;
+    }
+    let none: Option<&str> = None;
+    let fresh = tempfile::tempdir().unwrap();
+    let flags = MsFlags::empty();
+    mount(Some("cgroups"), fresh.path(), Some("tmpfs"), flags, none).unwrap();
+    for entry in std::fs::read_dir(root).unwrap().flatten() {
+        if entry.file_name() == unified || !entry.path().is_dir() {
+            continue;
+        }
+        let place = fresh.path().join(entry.file_name());
+        std::fs::create_dir(&place).unwrap();
+        mount(Some(&entry.path()), &place, none, MsFlags::MS_BIND, none).unwrap();
+    }
+    mount(Some(fresh.path()), root, none, MsFlags::MS_MOVE, none).unwrap();
+}
+
+async fn run_pod(node: &Handle, name: &str, handler: &str) -> String {
+    let request = v1::RunPodSandboxRequest {
+        config: Some(node.pod(name)),
+        runtime_handler: handler.to_owned(),
+    };
+    let mut cri = node.cri().await;
+    let answer = cri.run_pod_sandbox(request).await;
+    answer.unwrap().into_inner().pod_sandbox_id
+}
+
+fn is_there(runtime: &str) -> bool {
+    let there = Path::new("/usr/bin").join(runtime).exists()
+        || Path::new("/usr/sbin").join(runtime).exists();
+    if !there {
+        eprintln!("skipped: {runtime} is not installed");
+    }
+    there
+}
+
+fn a_pod_lives_and_goes(handler: &'static str) {
+    if !is_there(handler) {
+        return;
+    }
+    test_prepared(false, without_hybrid, move |node| async move {
+        let pod = run_pod(&node, "outside", handler).await;
+        let state = node
+            .config()
+            .run_dir
+            .join("cri/sandboxes")
+            .join(&pod)
+            .join("runtime");
+        let known = std::fs::read_dir(&state).unwrap().count();
+        assert_eq!(known, 1, "pause is not the runtime's");
+        let ends = shell("ends", "echo hello; echo oops >&2; hostname; id -u; exit 3");
+        let ends = node.launch(&pod, ends).await;
+        let lasts = node
+            .launch(&pod, shell("lasts", "echo mine > /dev/shm/x; sleep 1000"))
+            .await;
+        let ended = node.ended(&ends).await;
+        assert_eq!(
+            (ended.exit_code, ended.reason.as_str()),
+            (3, "Error"),
+            "{ended:?}"
+        );
+        let log = std::fs::read_to_string(&ended.log_path).unwrap();
+        for line in [
+            " stdout F hello\n",
+            " stderr F oops\n",
+            " stdout F outside\n",
+        ] {
+            assert!(log.contains(line), "{log}");
+        }
+        // The pod's own /dev/shm and network.
+        let other = node
+            .launch(&pod, shell("other", "cat /dev/shm/x; ip addr; sleep 1000"))
+            .await;
+        let log = node.status(&other).await.log_path;
+        let said = node::log_with(&log, "10.88.").await;
+        assert!(said.contains(" mine\n"), "{said}");
+        let (out, code) = node.exec(&lasts, "echo in; id -u; exit 7").await;
+        assert_eq!((out.as_str(), code), ("in\n0\n", 7));
+        let request = v1::ExecSyncRequest {
+            container_id: lasts.clone(),
+            cmd: vec!["/no/such".to_owned()],
+            timeout: 10,
+        };
+        let refused = node.cri().await.exec_sync(request).await.unwrap_err();
+        assert!(refused.message().contains("/no/such"), "{refused:?}");
+        let stats = v1::ContainerStatsRequest {
+            container_id: lasts.clone(),
+        };
+        let stats = node
+            .cri()
+            .await
+            .container_stats(stats)
+            .await
+            .unwrap()
+            .into_inner();
+        let memory = stats.stats.unwrap().memory.unwrap();
+        assert!(memory.working_set_bytes.unwrap().value > 0);
+        node.stop_container(&lasts, 0).await;
+        assert_eq!(node.status(&lasts).await.exit_code, 137);
+        let missing = v1::ContainerConfig {
+            command: vec!["/no/such".to_owned()],
+            ..shell("missing", "")
+        };
+        let missing = node.create(&pod, missing).await.unwrap();
+        let start = v1::StartContainerRequest {
+            container_id: missing.clone(),
+        };
+        let refused = node.cri().await.start_container(start).await.unwrap_err();
+        assert!(refused.message().contains("/no/such"), "{refused:?}");
+        let status = node.status(&missing).await;
+        assert_eq!(
+            (status.exit_code, status.reason.as_str()),
+            (128, "StartError")
+        );
+        node.remove_pod(&pod).await;
+        assert!(!state.exists());
+    });
+}
+
+#[test]
+fn a_pod_of_runc_lives_and_goes() {
+    a_pod_lives_and_goes("runc");
+}
+
+#[test]
+fn a_pod_of_crun_lives_and_goes() {
+    a_pod_lives_and_goes("crun");
+}
+
+fn the_daemon_may_be_killed(handler: &'static str) {
+    if !is_there(handler) {
+        return;
+    }
+    test_prepared(true, without_hybrid, move |node| async move {
+        let pod = run_pod(&node, "killed", handler).await;
+        let lasts = node.launch(&pod, shell("lasts", "sleep 1000")).await;
+        let command = "while ! [ -e /shared/go ]; do sleep 0.05; done; echo after; exit 5";
+        let mut ends = shell("ends", command);
+        let shared = node.root().join("shared");
+        ends.mounts.push(v1::Mount {
+            host_path: shared.display().to_string(),
+            container_path: "/shared".to_owned(),
+            ..Default::default()
+        });
+        let ends = node.launch(&pod, ends).await;
+        node.kill().await;
+        // Without a daemon: the shim lets it end, and keeps its log and code.
+        std::fs::write(shared.join("go"), "").unwrap();
+        let log = node
+            .config()
+            .run_dir
+            .join("cri/sandboxes")
+            .join(&pod)
+            .join("exits")
+            .join(&ends);
+        node::until("its end is on record", || log.exists()).await;
+        node.start().await;
+        let ended = node.ended(&ends).await;
+        assert_eq!(ended.exit_code, 5);
+        assert!(
+            std::fs::read_to_string(&ended.log_path)
+                .unwrap()
+                .contains(" after\n")
+        );
+        let (out, code) = node.exec(&lasts, "echo here").await;
+        assert_eq!((out.as_str(), code), ("here\n", 0));
+        node.crash().await;
+        node.remove_pod(&pod).await;
+    });
+}
+
+#[test]
+fn the_daemon_of_a_pod_of_runc_may_be_killed() {
+    the_daemon_may_be_killed("runc");
+}
+
+#[test]
+fn the_daemon_of_a_pod_of_crun_may_be_killed() {
+    the_daemon_may_be_killed("crun");
+}
+
+#[test]
+fn a_terminal_is_one_and_memory_runs_out() {
+    if !is_there("runc") {
+        return;
+    }
+    test_prepared(false, without_hybrid, |node| async move {
+        let pod = run_pod(&node, "tty", "runc").await;
+        let mut config = shell(
+            "tty",
+            "stty size; tty; [ -t 1 ] && echo a terminal; sleep 1000",
+        );
+        config.tty = true;
+        let tty = node.launch(&pod, config).await;
+        let log = node.status(&tty).await.log_path;
+        node::log_with(&log, "a terminal").await;
+        let mut hungry = shell("hungry", "head -c 200m /dev/zero | tail");
+        let linux = hungry.linux.as_mut().unwrap();
+        linux.resources = Some(v1::LinuxContainerResources {
+            memory_limit_in_bytes: 16 << 20,
+            ..Default::default()
+        });
+        let hungry = node.launch(&pod, hungry).await;
+        assert_eq!(node.ended(&hungry).await.reason, "OOMKilled");
+        node.remove_pod(&pod).await;
+    });
+}
+
+#[test]
+fn handlers_are_listed_and_unknown_ones_refused() {
+    test(|node| async move {
+        let request = v1::StatusRequest { verbose: false };
+        let status = node.cri().await.status(request).await.unwrap().into_inner();
+        let names: Vec<_> = status
+            .runtime_handlers
+            .iter()
+            .map(|h| h.name.as_str())
+            .collect();
+        assert_eq!(names, ["", "podwright", "crun", "runc"]);
+        let request = v1::RunPodSandboxRequest {
+            config: Some(node.pod("unknown")),
+            runtime_handler: "kata".to_owned(),
+        };
+        let refused = node.cri().await.run_pod_sandbox(request).await.unwrap_err();
+        assert_eq!(refused.message(), "no runtime for \"kata\" is configured");
+    });
+}
