@@ -8,6 +8,7 @@
 //! what it holds, then repairs what differs. Stopping the daemon, cleanly or not, never stops a container.
 
 mod blocking;
+pub mod cdi;
 pub mod config;
 mod container;
 mod daemon;

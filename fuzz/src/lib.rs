@@ -5,6 +5,7 @@
 //! and `proxy` call the same files with the corpus, so that an input that once failed is tried in
 //! every build.
 
+pub mod cdi;
 pub mod credentials;
 pub mod hosts;
 pub mod input;

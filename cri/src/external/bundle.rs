@@ -5,6 +5,7 @@
 //! default seccomp profile, limits that are kept with the record. Here they are written out. Pure,
 //! but for [`write`] and [`pause`].
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxSeccomp, Spec};
@@ -37,6 +38,8 @@ pub(crate) struct Input<'a> {
     pub(crate) cgroup: &'a str,
     /// The bundle's directory, when the container shares the pod's /dev/shm.
     pub(crate) shm_in: Option<&'a Path>,
+    /// The client's annotations mean nothing to a runtime: some runtimes take orders in theirs.
+    pub(crate) client_annotations: &'a HashMap<String, String>,
     /// What containerd tells runtimes in annotations.
     pub(crate) annotations: Vec<(&'static str, String)>,
     /// The least OOM score that this process may give.
@@ -90,6 +93,11 @@ pub(crate) fn config(input: Input<'_>) -> Result<Value> {
         });
         edit.put(&["mounts"], "destination", mount);
     }
+    for (name, value) in input.client_annotations {
+        if edit.get(&["annotations", name]).and_then(Value::as_str) == Some(value) {
+            edit.unset(&["annotations", name]);
+        }
+    }
     for (name, value) in input.annotations {
         edit.set(&["annotations", name], value);
     }
@@ -113,6 +121,12 @@ fn refuse(spec: &Spec) -> Result<()> {
         if options.clone().any(|o| o == "rshared" || o == "shared") {
             return Err(Fault::invalid(format!(
                 "mount {:?}: bidirectional propagation is not supported with an external runtime handler",
+                mount.destination().display().to_string()
+            )));
+        }
+        if mount.typ().as_deref() == Some("overlay") {
+            return Err(Fault::invalid(format!(
+                "mount {:?}: image volumes are not supported with an external runtime handler",
                 mount.destination().display().to_string()
             )));
         }
@@ -210,6 +224,7 @@ pub(crate) fn pause(
         seccomp: None,
         cgroup,
         shm_in: None,
+        client_annotations: &HashMap::new(),
         annotations,
         least_oom_score: least_oom_score(),
     })?;
@@ -295,6 +310,9 @@ mod tests {
             seccomp: None,
             cgroup: "/p/c",
             shm_in: Some(Path::new("/b")),
+            client_annotations: Box::leak(Box::new(
+                [("run.oci.handler".to_owned(), "x".to_owned())].into(),
+            )),
             annotations: vec![("io.kubernetes.cri.sandbox-id", "s".to_owned())],
             least_oom_score: 0,
         }
@@ -304,8 +322,12 @@ mod tests {
     fn a_config_says_what_our_own_launch_does() {
         let mut edit = SpecEdit::new(&oci::spec::container_spec()).unwrap();
         edit.set(&["process", "oomScoreAdj"], -998);
+        edit.set(&["annotations", "run.oci.handler"], "x");
+        edit.set(&["annotations", "of.a.plugin"], "y");
         let spec = edit.finish("a test").unwrap();
         let value = config(input(&spec)).unwrap();
+        assert_eq!(value["annotations"]["of.a.plugin"], "y");
+        assert_eq!(value["annotations"].get("run.oci.handler"), None);
         for (pointer, expected) in [
             ("/ociVersion", json!("1.0.2")),
             ("/root/path", json!("rootfs")),

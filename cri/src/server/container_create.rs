@@ -18,7 +18,7 @@ use crate::nri::api::Event;
 use crate::record::Wire;
 use crate::runtime::{Container, Runtime, now};
 use crate::sandbox::{Phase, SandboxRecord, cgroup, security, userns};
-use crate::{blocking, ids, sandbox, signal, v1};
+use crate::{blocking, cdi, ids, sandbox, signal, v1};
 
 /// The spec's file name in the container's directory.
 pub(crate) const SPEC_FILE: &str = "spec.json";
@@ -92,6 +92,7 @@ async fn make(
         stop_signal,
         config: Wire(config),
     };
+    inject(runtime, &mut spec, cdi::wanted(&record.config.0)?).await?;
     // From before plugins are asked until the container can be found: see `nri::Hold`.
     let _hold = runtime.nri.hold().await;
     let before = (record.clone(), spec.clone());
@@ -115,19 +116,35 @@ async fn make(
     }
 }
 
-/// What plugins change about the container.
+/// What plugins change about the container, and what devices that they add need.
 async fn adjust(
     runtime: &Runtime,
     sandbox: &SandboxRecord,
     record: &mut ContainerRecord,
     spec: &mut oci_spec::runtime::Spec,
 ) -> Result<()> {
-    runtime
+    let given = cdi::wanted(&record.config.0)?;
+    let added = runtime
         .nri_create(sandbox, record, spec)
         .await
         .map_err(|fault| fault.within("failed to get NRI adjustment for container"))?;
+    let added = added.into_iter().filter(|device| !given.contains(device));
+    inject(runtime, spec, added.collect()).await?;
     resources::limits(&linux_resources(&record.config.0))?;
     crate::runtime::cgroup_path(&record.cgroup).map(drop)
+}
+
+/// Gives the container CDI devices.
+async fn inject(
+    runtime: &Runtime,
+    spec: &mut oci_spec::runtime::Spec,
+    devices: Vec<String>,
+) -> Result<()> {
+    if !devices.is_empty() {
+        let dirs = runtime.config.settings.get().cdi.spec_dirs.clone();
+        *spec = cdi::inject(dirs, spec, devices).await?;
+    }
+    Ok(())
 }
 
 /// Writes the container down: from now on it can be found.
@@ -172,12 +189,7 @@ fn check(config: &v1::ContainerConfig) -> Result<()> {
     if config.windows.is_some() {
         return Err(Fault::invalid("windows containers are not supported"));
     }
-    if let Some(device) = config.cdi_devices.first() {
-        return Err(Fault::invalid(format!(
-            "CDI_devices {:?}: CDI is not supported by podwright yet",
-            device.name
-        )));
-    }
+    cdi::wanted(config)?;
     for mount in &config.mounts {
         mounts::check(mount)?;
     }

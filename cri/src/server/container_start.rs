@@ -244,6 +244,7 @@ fn external_plan(
         seccomp: external_seccomp(record, spec)?,
         cgroup: &format!("/{}", cgroup_path(&record.cgroup)?.as_str()),
         shm_in: shares_shm.then_some(*dir),
+        client_annotations: &record.config.0.annotations,
         annotations: external::bundle::annotations(sandbox, Some(record)),
         least_oom_score: external::bundle::least_oom_score(),
     })?;

@@ -9,7 +9,7 @@ use crate::external::features;
 use crate::fault::{Fault, Result, chain};
 use crate::runtime::Runtime;
 use crate::sandbox::userns;
-use crate::v1;
+use crate::{cdi, v1};
 
 /// The name that other tools know this runtime by.
 pub(crate) const RUNTIME_NAME: &str = "podwright";
@@ -53,6 +53,8 @@ pub(crate) async fn status(
         }))
         .map_err(|e| Fault::internal("encoding status info", e))?;
         info.insert("config".to_owned(), text);
+        let dirs = runtime.config.settings.get().cdi.spec_dirs.clone();
+        info.insert("cdi".to_owned(), cdi::report(dirs).await?.to_string());
     }
     Ok(v1::StatusResponse {
         status: Some(v1::RuntimeStatus {

@@ -6,6 +6,8 @@
     reason = "the same files are modules of the fuzzers' library"
 )]
 
+#[path = "../../../fuzz/src/cdi.rs"]
+mod cdi;
 #[path = "../../../fuzz/src/credentials.rs"]
 mod credentials;
 #[path = "../../../fuzz/src/hosts.rs"]
@@ -111,4 +113,9 @@ fn hosts_are_web_addresses() {
 #[test]
 fn credentials_are_not_shown() {
     replay("credentials", credentials::check);
+}
+
+#[test]
+fn a_vendors_file_is_valid_or_refused() {
+    replay("cdi", cdi::check);
 }

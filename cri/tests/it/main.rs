@@ -7,6 +7,7 @@
 
 mod attack;
 mod calls;
+mod cdi;
 mod crash;
 mod every_call;
 mod exec;

@@ -58,7 +58,7 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
             }),
             ("ghost", |c| context(c).run_as_username = "ghost".into()),
             ("log_path", |c| c.log_path = "../../x".into()),
-            ("CDI_devices", |c| {
+            ("unresolvable CDI devices v/d=1", |c| {
                 c.cdi_devices = vec![v1::CdiDevice {
                     name: "v/d=1".into(),
                 }]

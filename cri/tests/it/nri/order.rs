@@ -229,3 +229,38 @@ fn old_plugins_are_told_by_state_change_and_only_what_they_want() {
         assert_eq!(changes[0].pod.as_ref().unwrap().id, pod);
     });
 }
+
+#[test]
+fn a_change_of_a_pods_resources_is_told_and_can_be_refused() {
+    test(|node| async move {
+        let plugin = Plugin::join(&node, "00", "limits", |method, payload| {
+            let refuse = method == "UpdatePodSandbox" && {
+                let request = api::UpdatePodSandboxRequest::decode(payload).unwrap();
+                let cpu = request.linux_resources.unwrap().cpu.unwrap();
+                cpu.shares.unwrap().value > 1000
+            };
+            match refuse {
+                true => Reply::Refuse(2, "too much"),
+                false => agree(method, payload),
+            }
+        })
+        .await;
+        let pod = node.run_pod(node.pod("resized")).await;
+        let update = async |shares: i64| {
+            let request = v1::UpdatePodSandboxResourcesRequest {
+                pod_sandbox_id: pod.clone(),
+                overhead: None,
+                resources: Some(v1::LinuxContainerResources {
+                    cpu_shares: shares,
+                    ..Default::default()
+                }),
+            };
+            let mut cri = node.cri().await;
+            cri.update_pod_sandbox_resources(request).await
+        };
+        update(512).await.unwrap();
+        plugin.heard("PostUpdatePodSandbox").await;
+        let refused = update(2048).await.unwrap_err();
+        assert!(refused.message().contains("too much"), "{refused:?}");
+    });
+}

@@ -118,7 +118,13 @@ pub(super) fn external_root(plan: &LaunchPlan) -> Prepare<OwnedFd> {
     match &plan.rootfs {
         RootFs::Overlay { lower, upper, work } => {
             let label = plan.mount_label.as_deref();
-            overlay(lower, Some((upper, work)), label, None, &mut Idmaps::default())
+            overlay(
+                lower,
+                Some((upper, work)),
+                label,
+                None,
+                &mut Idmaps::default(),
+            )
         }
         RootFs::Dir(path) => clone_mount(path, true),
         RootFs::Empty => Err(LaunchError::prepare("a root filesystem", libc::ENOENT)),
