@@ -328,7 +328,7 @@ fn said(fields: &[(&str, Option<Value>)]) -> Map<String, Value> {
 }
 
 fn memory(wanted: &api::LinuxResources) -> Map<String, Value> {
-    let memory = wanted.memory.clone().unwrap_or_default();
+    let memory = wanted.memory.unwrap_or_default();
     let signed = |value: Option<api::OptionalInt64>| value.map(|v| v.value.into());
     let flag = |value: Option<api::OptionalBool>| value.map(|v| v.value.into());
     said(&[

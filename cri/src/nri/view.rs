@@ -33,13 +33,17 @@ pub(crate) fn pod(record: &SandboxRecord) -> api::PodSandbox {
             pod_resources: limits(&linux.resources),
             cgroup_parent: linux.cgroup_parent,
             cgroups_path: crate::sandbox::cgroup::member(&record.cgroup, &record.id),
-            namespaces: record.netns.iter().map(network_namespace).collect(),
+            namespaces: record
+                .netns
+                .iter()
+                .map(|path| network_namespace(path))
+                .collect(),
             resources: limits(&linux.resources),
         }),
     }
 }
 
-fn network_namespace(path: &std::path::PathBuf) -> api::LinuxNamespace {
+fn network_namespace(path: &std::path::Path) -> api::LinuxNamespace {
     api::LinuxNamespace {
         r#type: "network".to_owned(),
         path: path.display().to_string(),
@@ -347,7 +351,7 @@ pub(crate) fn from_cri(said: &v1::LinuxContainerResources) -> api::LinuxResource
 
 /// The part of the limits that CRI has words for, so that a status shows them.
 pub(crate) fn to_cri(said: &api::LinuxResources) -> v1::LinuxContainerResources {
-    let memory = said.memory.clone().unwrap_or_default();
+    let memory = said.memory.unwrap_or_default();
     let cpu = said.cpu.clone().unwrap_or_default();
     let signed = |value: Option<api::OptionalInt64>| value.map_or(0, |v| v.value);
     let unsigned = |value: Option<api::OptionalUInt64>| {

@@ -27,12 +27,12 @@ pub(super) fn claims(said: &LinuxResources) -> Vec<(Field, Option<&str>)> {
     all
 }
 
-fn push<'a>(fields: &[(Field, bool)], all: &mut Vec<(Field, Option<&'a str>)>) {
+fn push(fields: &[(Field, bool)], all: &mut Vec<(Field, Option<&str>)>) {
     let said = fields.iter().filter(|(_, said)| *said);
     all.extend(said.map(|(field, _)| (*field, None)));
 }
 
-fn memory_claims<'a>(memory: &LinuxMemory, all: &mut Vec<(Field, Option<&'a str>)>) {
+fn memory_claims(memory: &LinuxMemory, all: &mut Vec<(Field, Option<&str>)>) {
     let fields = [
         (Field::MemLimit, memory.limit.is_some()),
         (Field::MemReservation, memory.reservation.is_some()),
@@ -49,7 +49,7 @@ fn memory_claims<'a>(memory: &LinuxMemory, all: &mut Vec<(Field, Option<&'a str>
     push(&fields, all);
 }
 
-fn cpu_claims<'a>(cpu: &LinuxCpu, all: &mut Vec<(Field, Option<&'a str>)>) {
+fn cpu_claims(cpu: &LinuxCpu, all: &mut Vec<(Field, Option<&str>)>) {
     let fields = [
         (Field::CpuShares, cpu.shares.is_some()),
         (Field::CpuQuota, cpu.quota.is_some()),
