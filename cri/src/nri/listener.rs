@@ -18,6 +18,8 @@ use crate::blocking;
 use crate::fault::{Fault, Result};
 use crate::runtime::Runtime;
 
+/// The release of containerd/nri whose interface this is: plugins leave out what older ones lack.
+const NRI_VERSION: &str = "v0.12.2";
 /// Connections at a time; more are closed at once.
 const CONNECTIONS_MAX: usize = 128;
 /// Between two connections when accepting fails, for lack of descriptors for example.
@@ -213,7 +215,7 @@ async fn live(
         runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
         registration_timeout: milliseconds(config.plugin_registration_timeout),
         request_timeout: milliseconds(config.plugin_request_timeout),
-        nri_version: String::new(),
+        nri_version: NRI_VERSION.to_owned(),
     };
     let live = runtime.config.settings.clone();
     let plugin = Plugin::configure(identity, connection.clone(), &request, live).await?;
