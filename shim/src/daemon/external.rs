@@ -209,6 +209,8 @@ impl Processes {
             cgroup: plan.cgroup.clone(),
             own_pid_namespace: plan.namespaces.pid == Namespace::New,
             streams: streams.map(Box::new),
+            // The runtime's `delete` runs them.
+            poststop: None,
         };
         self.all.insert(id, process);
         Ok(None)
@@ -251,6 +253,7 @@ impl Processes {
             cgroup,
             own_pid_namespace: true,
             streams: None,
+            poststop: None,
         };
         self.all.insert(id, process);
         let notes = Vec::new();

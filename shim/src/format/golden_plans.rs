@@ -4,10 +4,10 @@
 
 use super::golden::{check, text};
 use crate::plan::{
-    Capabilities, CgroupJoin, Clock, Device, DeviceKind, ExecAffinity, Executable, Hook, Hooks,
-    IdMapping, IdMappings, LaunchPlan, MemoryPolicy, Mount, MountAttrs, MountIdmap, MountKind,
-    Namespace, Namespaces, ProcessPlan, Propagation, PropagationChange, Rlimit, RootFs, Scheduler,
-    Seccomp, SeccompListener, TimeOffset, User, UserNamespace,
+    Capabilities, CgroupJoin, Clock, Device, DeviceKind, ExecAffinity, Executable, External, Hook,
+    Hooks, IdMapping, IdMappings, LaunchPlan, MemoryPolicy, Mount, MountAttrs, MountIdmap,
+    MountKind, Namespace, Namespaces, ProcessPlan, Propagation, PropagationChange, Rlimit, RootFs,
+    Scheduler, Seccomp, SeccompListener, TimeOffset, User, UserNamespace,
 };
 
 fn ids() -> IdMappings {
@@ -150,6 +150,7 @@ fn process() -> ProcessPlan {
             mode: 3,
             nodes: vec![1],
         }),
+        external: None,
     }
 }
 
@@ -215,7 +216,28 @@ fn plan() -> LaunchPlan {
         sysctls: vec![(text("net/x"), text("1"))],
         process: process(),
         hooks: hooks(),
+        external: None,
     }
+}
+
+/// Version 2: other runtimes.
+#[test]
+fn what_other_runtimes_are_told() {
+    let external = External {
+        command: vec![text("/r"), text("-x")],
+        bundle: text("/b"),
+        id: text("c"),
+        log: text("/l"),
+    };
+    check(&external, "040702022f72022d7803022f6202016303022f6c");
+    let exec = ProcessPlan {
+        external: Some(vec![text("/r")]),
+        ..ProcessPlan::default()
+    };
+    check(
+        &exec,
+        "150000000000000000000000000000000000000000050101022f72",
+    );
 }
 
 #[test]
