@@ -252,16 +252,9 @@ fn request_id(stream: u32, kind: Kind, headers: &Headers) -> String {
 mod tests {
     use super::*;
 
-    fn headers(pairs: &[(&str, &str)]) -> Headers {
-        let owned = pairs
-            .iter()
-            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-        Headers(owned.collect())
-    }
-
     #[test]
     fn headers_say_what_a_stream_is() {
-        let good = headers(&[("streamtype", "data"), ("port", "80"), ("requestid", "4")]);
+        let good = Headers::of(&[("streamtype", "data"), ("port", "80"), ("requestid", "4")]);
         assert_eq!(kind_and_port(&good), Some((Kind::Data, 80)));
         assert_eq!(request_id(9, Kind::Data, &good), "4");
         for (kind, port) in [
@@ -270,10 +263,10 @@ mod tests {
             ("video", "80"),
             ("", "80"),
         ] {
-            let bad = headers(&[("streamtype", kind), ("port", port)]);
+            let bad = Headers::of(&[("streamtype", kind), ("port", port)]);
             assert_eq!(kind_and_port(&bad), None);
         }
-        let old = headers(&[("streamtype", "error"), ("port", "80")]);
+        let old = Headers::of(&[("streamtype", "error"), ("port", "80")]);
         assert_eq!(
             request_id(1, Kind::Error, &old),
             request_id(3, Kind::Data, &old)

@@ -244,10 +244,8 @@ fn events_tell_each_life_in_order() {
 macro_rules! refuses_strangers {
     ($client:expr, $($call:ident $request:ident.$field:ident),* $(,)?) => { $(
         for (id, code) in [("feed", tonic::Code::NotFound), ("", tonic::Code::InvalidArgument)] {
-            let request = v1::$request {
-                $field: id.to_owned(),
-                ..Default::default()
-            };
+            let mut request = v1::$request::default();
+            request.$field = id.to_owned();
             let error = $client.$call(request).await.unwrap_err();
             assert_eq!(error.code(), code, "{}: {error}", stringify!($call));
             assert!(error.message().contains(id), "{}: {error}", stringify!($call));

@@ -203,23 +203,26 @@ impl Packer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(pairs: &[(&str, &str)]) -> Headers {
+impl Headers {
+    pub(crate) fn of(pairs: &[(&str, &str)]) -> Headers {
         let owned = pairs
             .iter()
             .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
         Headers(owned.collect())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn what_is_packed_is_unpacked_block_by_block() {
         let (mut packer, mut unpacker) = (Packer::default(), Unpacker::new());
         for wanted in [
-            headers(&[("streamtype", "stdin"), ("port", "80")]),
-            headers(&[]),
-            headers(&[("requestid", "7")]),
+            Headers::of(&[("streamtype", "stdin"), ("port", "80")]),
+            Headers::of(&[]),
+            Headers::of(&[("requestid", "7")]),
         ] {
             let mut packed = BytesMut::new();
             packer.pack(&wanted, &mut packed);
@@ -234,11 +237,14 @@ mod tests {
         let second = BLOCKS[1];
         let mut unpacker = Unpacker::new();
         let one = unpacker.unpack(first).unwrap();
-        assert_eq!(one, headers(&[("streamtype", "error"), ("port", "8080")]));
+        assert_eq!(
+            one,
+            Headers::of(&[("streamtype", "error"), ("port", "8080")])
+        );
         let two = unpacker.unpack(second).unwrap();
         assert_eq!(
             two,
-            headers(&[("streamtype", "data"), ("content-type", "text/plain")])
+            Headers::of(&[("streamtype", "data"), ("content-type", "text/plain")])
         );
     }
 
