@@ -43,7 +43,7 @@ impl World {
     }
 
     /// Can pods of this family be told from others at all, and is this from one?
-    fn from_pod(&self, packet: &Packet) -> (bool, bool) {
+    fn comes_from_pod(&self, packet: &Packet) -> (bool, bool) {
         match &self.settings.local {
             LocalDetect::Cidrs(cidrs) => (
                 cidrs.iter().any(|c| c.is_ipv4() == packet.src.is_ipv4()),
@@ -70,7 +70,7 @@ impl World {
         if incoming && (is_loopback(packet) || self.is_cluster_ip(packet.src)) {
             return vec![Fate::Dropped];
         }
-        let (detectable, pod) = self.from_pod(packet);
+        let (detectable, pod) = self.comes_from_pod(packet);
         let to_cluster_ip = self.is_cluster_ip(packet.dst);
         if incoming && self.settings.strict && to_cluster_ip && detectable && !pod {
             return vec![Fate::Dropped];
@@ -129,7 +129,7 @@ impl World {
             .filter(|((ip, _), _)| ip.is_ipv4() == ipv4)
             .collect();
         let here: Vec<_> = all.iter().filter(|(_, e)| e.local).copied().collect();
-        let (detectable, pod) = self.from_pod(packet);
+        let (detectable, pod) = self.comes_from_pod(packet);
         let pod = detectable && pod;
         let local_policy = match kind {
             Kind::Internal => service.internal_local,

@@ -59,12 +59,15 @@ enum Step {
     Done(Outcome),
 }
 
+/// The elements of one set or map: key, and data where it is a map.
+type Elements = BTreeMap<Vec<u8>, Option<Data>>;
+
 /// A table, as transactions have made it.
 #[derive(Default)]
 pub struct Ruleset {
     rules: BTreeMap<String, Vec<Vec<Expr>>>,
     key_lengths: BTreeMap<String, usize>,
-    elements: RefCell<BTreeMap<String, BTreeMap<Vec<u8>, Option<Data>>>>,
+    elements: RefCell<BTreeMap<String, Elements>>,
 }
 
 /// Sixteen registers of four bytes.

@@ -224,7 +224,11 @@ fn hints_choose_the_node_then_the_zone_and_count_only_together() {
         of(&[same_zone.clone(), other_zone.clone()]),
         backends(&["10.42.0.2:8080"])
     );
-    assert_eq!(of(&[other_zone.clone()]).len(), 1, "none for us: all");
+    assert_eq!(
+        of(std::slice::from_ref(&other_zone)).len(),
+        1,
+        "none for us: all"
+    );
     assert_eq!(
         of(&[same_zone, other_zone, up("10.42.0.4")]).len(),
         3,
