@@ -9,6 +9,8 @@ use std::time::Duration;
 use crate::host::stdout_of;
 use crate::{TestHost, wait_until};
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// A running containerd; ended when dropped.
 pub struct Containerd {
@@ -109,5 +111,16 @@ impl Drop for Containerd {
         // A containerd that has ended already needs nothing.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        // Its shims outlive it, with the containers of a run that failed.
+        let socket = self.socket.to_string_lossy();
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let name = process.file_name();
+            if String::from_utf8_lossy(&line).contains(&*socket)
+                && let Some(pid) = name.to_str().and_then(|name| name.parse().ok())
+            {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
     }
 }

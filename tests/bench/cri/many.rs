@@ -136,13 +136,16 @@ pub(super) async fn listing(
 }
 
 async fn remove_all(client: &Client, ids: Vec<String>) -> Result<()> {
-    let ids = std::sync::Arc::new(ids);
-    all_at_once(ids.len(), |at| {
-        let (mut client, ids) = (client.clone(), ids.clone());
-        async move { remove_sandbox(&mut client, &ids[at]).await }
-    })
-    .await
-    .map(drop)
+    // Not all at once: that takes longer than a call may.
+    for some in ids.chunks(LIVES) {
+        let some = std::sync::Arc::new(some.to_vec());
+        all_at_once(some.len(), |at| {
+            let (mut client, some) = (client.clone(), some.clone());
+            async move { remove_sandbox(&mut client, &some[at]).await }
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// Starts `count` works side by side; fails when one of them does.
