@@ -43,15 +43,19 @@ pub(super) async fn memory(client: &mut Client, peer: &Peer, report: &mut Report
     }
     let what = format!("shim (and pause), each of {PODS} pods (PSS)");
     report.kib(&what, peer.who, shims);
-    let what = format!("runtime daemon, {PODS} pods (PSS)");
-    report.kib(&what, peer.who, vec![pss_kib(peer.daemon)]);
+    at_rest(&format!("runtime daemon, {PODS} pods (PSS)"), peer, report).await;
     for id in &sandboxes {
         remove_sandbox(client, id).await?;
     }
-    tokio::time::sleep(SETTLING).await;
     let what = format!("runtime daemon, {PODS} pods gone (PSS)");
-    report.kib(&what, peer.who, vec![pss_kib(peer.daemon)]);
+    at_rest(&what, peer, report).await;
     Ok(())
+}
+
+/// The daemon's memory a little after its last call.
+pub(super) async fn at_rest(what: &str, peer: &Peer, report: &mut Report) {
+    tokio::time::sleep(SETTLING).await;
+    report.kib(what, peer.who, vec![pss_kib(peer.daemon)]);
 }
 
 /// Whole lives of pods, from RunPodSandbox to RemovePodSandbox, all at once: the time of them all.

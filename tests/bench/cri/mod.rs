@@ -14,8 +14,8 @@ use tests::{TestHost, wait_until};
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::installed;
 use crate::report::Report;
-use crate::{installed, memory};
 use pod::Lifecycle;
 use tests::containerd::Containerd;
 use tests::leftovers::remove_parent_cgroups;
@@ -125,8 +125,7 @@ async fn connect(socket: &Path) -> Result<Client> {
 async fn calls(socket: &Path, peer: &Peer, runs: usize, report: &mut Report) -> Result<()> {
     let mut client = connect(socket).await?;
     network_is_ready(&mut client).await?;
-    let idle = memory::pss_kib(peer.daemon);
-    report.kib("runtime daemon, idle (PSS)", peer.who, vec![idle]);
+    many::at_rest("runtime daemon, idle (PSS)", peer, report).await;
     let mut took = Lifecycle::default();
     let warm_up = runs.div_ceil(10);
     for run in 0..runs + warm_up {
