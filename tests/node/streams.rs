@@ -168,12 +168,12 @@ fn forwards(host: &TestHost, old: bool) -> Result<()> {
     end(child)
 }
 
-/// kubectl goes away in the middle, as with Ctrl-C.
+/// kubectl goes away in the middle. Not by SIGINT: one that is started in the background ignores it.
 fn end(mut child: Child) -> Result<()> {
     let pid = i32::try_from(child.id())?;
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGINT,
+        nix::sys::signal::Signal::SIGTERM,
     )?;
     wait_until("kubectl ends", PATIENCE, || {
         matches!(child.try_wait(), Ok(Some(_)))

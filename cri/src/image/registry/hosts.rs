@@ -64,7 +64,7 @@ struct HostsFile {
     capabilities: Option<Vec<String>>,
     skip_verify: Option<bool>,
     ca: Option<OneOrMany<PathBuf>>,
-    client: Option<OneOrMany<OneOrMany<PathBuf>>>,
+    client: Option<Client>,
     header: Option<toml::map::Map<String, toml::Value>>,
     override_path: Option<bool>,
     dial_timeout: Option<String>,
@@ -77,7 +77,7 @@ struct Host {
     capabilities: Option<Vec<String>>,
     skip_verify: Option<bool>,
     ca: Option<OneOrMany<PathBuf>>,
-    client: Option<OneOrMany<OneOrMany<PathBuf>>>,
+    client: Option<Client>,
     header: Option<toml::map::Map<String, toml::Value>>,
     override_path: Option<bool>,
     dial_timeout: Option<String>,
@@ -89,6 +89,14 @@ struct Host {
 enum OneOrMany<T> {
     One(T),
     Many(Vec<T>),
+}
+
+/// A file with both, or a list of such files and of pairs: two files in a list are no pair.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Client {
+    One(PathBuf),
+    Many(Vec<OneOrMany<PathBuf>>),
 }
 
 impl<T> OneOrMany<T> {
@@ -155,7 +163,7 @@ fn certificates(directory: &Path) -> io::Result<Host> {
     }
     Ok(Host {
         ca: Some(OneOrMany::Many(trusted)),
-        client: Some(OneOrMany::Many(shown)),
+        client: Some(Client::Many(shown)),
         ..Host::default()
     })
 }
@@ -268,12 +276,13 @@ fn capabilities(named: Vec<String>, place: &Place<'_>) -> Result<(bool, bool), I
 }
 
 /// A certificate to show: one file with both, or a certificate and its key.
-fn client(
-    given: OneOrMany<OneOrMany<PathBuf>>,
-    place: &Place<'_>,
-) -> Result<Option<(PathBuf, PathBuf)>, ImageError> {
+fn client(given: Client, place: &Place<'_>) -> Result<Option<(PathBuf, PathBuf)>, ImageError> {
+    let entries = match given {
+        Client::One(file) => vec![OneOrMany::One(file)],
+        Client::Many(entries) => entries,
+    };
     let mut pairs = Vec::new();
-    for entry in given.into_vec() {
+    for entry in entries {
         let files = entry.into_vec();
         let files: Vec<PathBuf> = files.iter().map(|p| place.directory.join(p)).collect();
         pairs.push(match files.as_slice() {

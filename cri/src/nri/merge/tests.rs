@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+//! What several plugins say together, and what they may not.
+
 use super::*;
 use crate::nri::api::{
     KeyValue, LinuxContainerUpdate, LinuxCpu, LinuxMemory, LinuxNamespace, Mount, OptionalInt64,
