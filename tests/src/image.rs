@@ -22,7 +22,13 @@ pub fn busybox_rootfs(dir: &Path) -> Result<()> {
     ensure!(list.status.success(), "busybox --list failed");
     for applet in String::from_utf8_lossy(&list.stdout).lines() {
         if applet != "busybox" {
-            symlink("busybox", dir.join("bin").join(applet))?;
+            match symlink("busybox", dir.join("bin").join(applet)) {
+                // A second image of the same host.
+                Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                    return Err(error.into());
+                }
+                _ => {}
+            }
         }
     }
     fs::write(
