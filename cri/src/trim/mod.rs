@@ -48,15 +48,16 @@ impl Pulse {
     }
 }
 
-/// Trims once at the start and after each burst of work, until the daemon stops.
+/// Trims after each burst of work, until the daemon stops. Its start is the first one.
 pub(crate) async fn at_rest(runtime: Arc<Runtime>) {
+    runtime.pulse.beat();
     loop {
-        // Takes well below a millisecond, mostly in the kernel.
-        let _ = tokio::task::spawn_blocking(sys::trim).await;
         tokio::select! {
             () = runtime.pulse.rested() => {}
             () = runtime.stopping.cancelled() => return,
         }
+        // Takes well below a millisecond, mostly in the kernel.
+        let _ = tokio::task::spawn_blocking(sys::trim).await;
     }
 }
 

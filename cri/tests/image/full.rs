@@ -6,7 +6,6 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::images::Bench;
-use crate::registry::Registry;
 
 #[test]
 fn a_full_disk_fails_the_pull_and_the_next_one_works() {
@@ -28,13 +27,7 @@ fn a_full_disk_fails_the_pull_and_the_next_one_works() {
 }
 
 async fn scenario() {
-    let source = Bench::new();
-    source.large("big", 3 << 20).await;
-    let archive = source.path("big.tar");
-    let exported = source.store.export("big", &archive, Default::default());
-    exported.await.unwrap();
-    let registry = Registry::start(None);
-    registry.push_archive(&archive, "big", "v1", false).await;
+    let (registry, _) = Bench::pushed(3 << 20).await;
     let name = format!("{}/big:v1", registry.host);
     let dir = tempfile::tempdir().unwrap();
     let tmpfs = |options: &str, flags| {

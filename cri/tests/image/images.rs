@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use cri::image::{BuildOptions, Image, ImageStore, RootfsSource, no_progress};
 
+use crate::registry::Registry;
+
 /// A store in a temporary directory, and a place for other files beside it.
 pub(crate) struct Bench {
     pub(crate) dir: tempfile::TempDir,
@@ -51,6 +53,18 @@ impl Bench {
         }
         let options = BuildOptions::new(RootfsSource::Dir(root), name);
         self.store.build(options).await.unwrap()
+    }
+
+    /// A registry with `big:v1`, an image of one large layer.
+    pub(crate) async fn pushed(size: usize) -> (Registry, Image) {
+        let source = Bench::new();
+        let image = source.large("big", size).await;
+        let archive = source.path("big.tar");
+        let exported = source.store.export("big", &archive, Default::default());
+        exported.await.unwrap();
+        let registry = Registry::start(None);
+        registry.push_archive(&archive, "big", "v1", false).await;
+        (registry, image)
     }
 
     pub(crate) async fn busybox(&self, name: &str) -> Image {

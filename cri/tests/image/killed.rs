@@ -8,7 +8,6 @@ use std::time::Duration;
 use cri::image::{Auth, ImageStore, no_progress};
 
 use crate::images::{Bench, open};
-use crate::registry::Registry;
 
 const KILLS: u64 = 24;
 
@@ -25,13 +24,7 @@ fn child(bench: &Bench, name: &str) -> Child {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_image_is_whole_or_absent_after_a_kill() {
-    let source = Bench::new();
-    let built = source.large("big", 4 << 20).await;
-    let archive = source.path("big.tar");
-    let exported = source.store.export("big", &archive, Default::default());
-    exported.await.unwrap();
-    let registry = Registry::start(None);
-    registry.push_archive(&archive, "big", "v1", false).await;
+    let (registry, built) = Bench::pushed(4 << 20).await;
     let name = format!("{}/big:v1", registry.host);
     // How long a whole pull lasts here and now, so that the kills are spread over it.
     let bench = Bench::new();

@@ -116,13 +116,8 @@ struct Scene {
 
 impl Scene {
     async fn new(size: u64, secure: bool) -> Scene {
-        let source = Bench::new();
-        source.large("big", usize::try_from(size).unwrap()).await;
-        let archive = source.path("big.tar");
-        let exported = source.store.export("big", &archive, Default::default());
-        exported.await.unwrap();
-        let plain = Registry::start(None);
-        plain.push_archive(&archive, "big", "v1", false).await;
+        let size = usize::try_from(size).unwrap();
+        let (plain, _) = Bench::pushed(size).await;
         let signed = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
         let (pem, key) = (signed.cert.pem(), signed.signing_key.serialize_pem());
         let secured = plain.secured(HTPASSWD, &pem, &key);

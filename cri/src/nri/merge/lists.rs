@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::api::{Field, KeyValue, LinuxDevice, LinuxNamespace, LinuxNetDevice, Mount};
+use super::super::api::{
+    Container, ContainerAdjustment, Field, KeyValue, LinuxDevice, LinuxNamespace, LinuxNetDevice,
+    Mount,
+};
 use super::owners::{Conflict, Owners};
 use super::{Creation, removed};
 
@@ -70,47 +73,46 @@ fn adjust_list<T: Named + Clone>(
     Ok(Sorted { add, gone })
 }
 
-/// The same for a map.
-fn adjust_map<V: Clone + Default>(
-    (owners, container): (&mut Owners, &str),
-    field: Field,
-    said: BTreeMap<String, V>,
-    plugin: &str,
-    (shown, wanted): (&mut BTreeMap<String, V>, &mut BTreeMap<String, V>),
-) -> Result<(), Conflict> {
-    let (removals, add): (BTreeMap<_, _>, BTreeMap<_, _>) =
-        said.into_iter().partition(|(k, _)| removed(k).is_some());
-    for name in removals.keys().filter_map(|key| removed(key)) {
-        if wanted.remove(name).is_some() {
-            owners.clear(container, field, Some(name), plugin);
-        }
-        shown.remove(name);
-        wanted.insert(format!("-{name}"), V::default());
-    }
-    for (name, value) in add {
-        owners.claim(container, field, Some(&name), plugin)?;
-        shown.insert(name.clone(), value.clone());
-        wanted.insert(name, value);
-    }
-    Ok(())
-}
+/// A map of the container as plugins see it, and the same map of what was asked for.
+type Maps<'a, V> = (&'a mut BTreeMap<String, V>, &'a mut BTreeMap<String, V>);
 
 impl Creation {
+    /// The same as [`adjust_list`] for a map, which `pick` finds in the container and in what was
+    /// asked for until now.
+    fn map<V: Clone + Default>(
+        &mut self,
+        field: Field,
+        said: BTreeMap<String, V>,
+        plugin: &str,
+        pick: impl for<'a> FnOnce(&'a mut Container, &'a mut ContainerAdjustment) -> Maps<'a, V>,
+    ) -> Result<(), Conflict> {
+        let container = self.container.id.clone();
+        let (shown, wanted) = pick(&mut self.container, &mut self.adjust);
+        let (removals, add): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            said.into_iter().partition(|(k, _)| removed(k).is_some());
+        for name in removals.keys().filter_map(|key| removed(key)) {
+            if wanted.remove(name).is_some() {
+                self.owners.clear(&container, field, Some(name), plugin);
+            }
+            shown.remove(name);
+            wanted.insert(format!("-{name}"), V::default());
+        }
+        for (name, value) in add {
+            self.owners.claim(&container, field, Some(&name), plugin)?;
+            shown.insert(name.clone(), value.clone());
+            wanted.insert(name, value);
+        }
+        Ok(())
+    }
+
     pub(super) fn annotations(
         &mut self,
         said: BTreeMap<String, String>,
         plugin: &str,
     ) -> Result<(), Conflict> {
-        adjust_map(
-            (&mut self.owners, &self.container.id),
-            Field::Annotations,
-            said,
-            plugin,
-            (
-                &mut self.container.annotations,
-                &mut self.adjust.annotations,
-            ),
-        )
+        self.map(Field::Annotations, said, plugin, |shown, wanted| {
+            (&mut shown.annotations, &mut wanted.annotations)
+        })
     }
 
     pub(super) fn sysctls(
@@ -118,15 +120,11 @@ impl Creation {
         said: BTreeMap<String, String>,
         plugin: &str,
     ) -> Result<(), Conflict> {
-        let shown = self.container.linux.get_or_insert_default();
-        let wanted = self.adjust.linux.get_or_insert_default();
-        adjust_map(
-            (&mut self.owners, &self.container.id),
-            Field::Sysctl,
-            said,
-            plugin,
-            (&mut shown.sysctl, &mut wanted.sysctl),
-        )
+        self.map(Field::Sysctl, said, plugin, |shown, wanted| {
+            let shown = shown.linux.get_or_insert_default();
+            let wanted = wanted.linux.get_or_insert_default();
+            (&mut shown.sysctl, &mut wanted.sysctl)
+        })
     }
 
     pub(super) fn net_devices(
@@ -134,15 +132,11 @@ impl Creation {
         said: BTreeMap<String, LinuxNetDevice>,
         plugin: &str,
     ) -> Result<(), Conflict> {
-        let shown = self.container.linux.get_or_insert_default();
-        let wanted = self.adjust.linux.get_or_insert_default();
-        adjust_map(
-            (&mut self.owners, &self.container.id),
-            Field::LinuxNetDevices,
-            said,
-            plugin,
-            (&mut shown.net_devices, &mut wanted.net_devices),
-        )
+        self.map(Field::LinuxNetDevices, said, plugin, |shown, wanted| {
+            let shown = shown.linux.get_or_insert_default();
+            let wanted = wanted.linux.get_or_insert_default();
+            (&mut shown.net_devices, &mut wanted.net_devices)
+        })
     }
 
     pub(super) fn mounts(&mut self, said: Vec<Mount>, plugin: &str) -> Result<(), Conflict> {

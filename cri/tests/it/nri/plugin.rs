@@ -2,6 +2,7 @@
 //! A plugin as the runtime meets it: a socket, ttrpc messages on it, and nothing else.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -52,6 +53,12 @@ pub(crate) struct Plugin {
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
+/// Where this node's plugins connect.
+pub(crate) fn socket_of(node: &Handle) -> PathBuf {
+    let settings = node.config().settings.get();
+    settings.nri.socket_path.clone().unwrap()
+}
+
 /// What a plugin says where nothing else is said. It wants to hear of everything, and validates nothing.
 pub(crate) fn agree(method: &str, payload: &[u8]) -> Reply {
     match method {
@@ -87,15 +94,8 @@ impl Plugin {
         node: &Handle,
         behaviour: impl Fn(&str, &[u8]) -> Reply + Send + Sync + 'static,
     ) -> Plugin {
-        let path = node
-            .config()
-            .settings
-            .get()
-            .nri
-            .socket_path
-            .clone()
-            .unwrap();
-        Plugin::on(UnixStream::connect(path).await.unwrap(), behaviour)
+        let socket = UnixStream::connect(socket_of(node)).await.unwrap();
+        Plugin::on(socket, behaviour)
     }
 
     fn on(

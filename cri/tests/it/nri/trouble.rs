@@ -4,7 +4,7 @@
 use cri::nri::api;
 use prost::Message as _;
 
-use super::plugin::{Plugin, Reply, agree, say};
+use super::plugin::{Plugin, Reply, agree, say, socket_of};
 use crate::node::{shell, test};
 
 #[test]
@@ -109,14 +109,7 @@ fn plugins_come_back_after_the_runtime_was_killed() {
 fn a_clean_stop_says_goodbye_and_takes_the_socket() {
     test(|node| async move {
         let plugin = Plugin::join(&node, "00", "p", agree).await;
-        let socket = node
-            .config()
-            .settings
-            .get()
-            .nri
-            .socket_path
-            .clone()
-            .unwrap();
+        let socket = socket_of(&node);
         node.stop().await;
         plugin.heard("Shutdown").await;
         plugin.dropped().await;
