@@ -8,7 +8,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, getsockname,
     recv, send, setsockopt, socket, sockopt,
@@ -87,6 +89,32 @@ impl Socket {
     pub(crate) fn port(&self) -> io::Result<u32> {
         let address: NetlinkAddr = getsockname(self.fd.as_raw_fd())?;
         Ok(address.pid())
+    }
+
+    /// Hear what is told to a multicast group from now on ([`Socket::hear`]).
+    pub(crate) fn join(&self, group: libc::c_int) -> io::Result<()> {
+        let option = libc::NETLINK_ADD_MEMBERSHIP;
+        crate::sys::set_netlink_option(self.fd.as_fd(), option, group)
+    }
+
+    /// Messages of the groups that were joined, by type and payload: blocks until there are some, at
+    /// most for `wait`, and then returns none.
+    pub(crate) fn hear(&self, wait: Duration) -> io::Result<Vec<(u16, Vec<u8>)>> {
+        let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+        let mut readable = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut readable, wait) {
+            Ok(0) | Err(nix::Error::EINTR) => return Ok(Vec::new()),
+            other => other?,
+        };
+        let mut buffer = vec![0_u8; RECEIVE_BYTES];
+        let length = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        let mut rest = &buffer[..length];
+        let mut heard = Vec::new();
+        while let Some((message, tail)) = Message::split(rest) {
+            rest = tail;
+            heard.push((message.kind, message.payload.to_vec()));
+        }
+        Ok(heard)
     }
 
     /// Let one batch be as long as it takes. Needs CAP_NET_ADMIN in the initial user namespace to
@@ -248,6 +276,16 @@ impl<'a> Iterator for Attributes<'a> {
         self.0 = &self.0[padded..];
         Some((kind, value, whole))
     }
+}
+
+/// A number as netfilter writes it.
+pub(crate) fn be32(value: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}
+
+/// A text that ends with a zero byte.
+pub(crate) fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 
 #[cfg(test)]

@@ -64,9 +64,10 @@ fn chain_name(not: &[Cidr]) -> String {
 }
 
 fn rules(chain: &str, not: &[Cidr]) -> Vec<Command> {
-    let rule = |exprs| Command::AddRule {
+    let rule = |comment, exprs| Command::AddRule {
         chain: chain.to_owned(),
         exprs,
+        comment: Some(comment),
     };
     let mut rules: Vec<Command> = not
         .iter()
@@ -75,9 +76,10 @@ fn rules(chain: &str, not: &[Cidr]) -> Vec<Command> {
             exprs.push(Expr::daddr(cidr.is_ipv4(), Register(0)));
             exprs.extend(match_prefix(CmpOp::Eq, *cidr));
             exprs.push(Expr::Verdict(Verdict::Return));
-            rule(exprs)
+            rule("to the cluster: a pod keeps its address", exprs)
         })
         .collect();
-    rules.push(rule(vec![Expr::Masquerade]));
+    let outward = "out of the cluster: the node's address replaces the pod's";
+    rules.push(rule(outward, vec![Expr::Masquerade]));
     rules
 }

@@ -136,7 +136,7 @@ fn base(table: &str) -> Transaction {
     for hook in ["prerouting", "output"] {
         let mut rule = Expr::to_local().to_vec();
         rule.push(Expr::Verdict(Verdict::Jump("hostports".to_owned())));
-        t.rule(hook, rule);
+        t.commented_rule(hook, "to this node: look for a host port", rule);
     }
     t
 }
@@ -159,7 +159,8 @@ fn translate_sources(t: &mut Transaction, ipv4: bool) {
         },
         Expr::Masquerade,
     ]);
-    t.rule("postrouting", hairpin);
+    let comment = "a pod that reaches itself through a host port";
+    t.commented_rule("postrouting", comment, hairpin);
     let mut outward = Expr::family(ipv4).to_vec();
     outward.extend([
         Expr::saddr(ipv4, Register(0)),
@@ -168,7 +169,7 @@ fn translate_sources(t: &mut Transaction, ipv4: bool) {
             sreg: Register(0),
         },
     ]);
-    t.rule("postrouting", outward);
+    t.commented_rule("postrouting", "from a pod of this node", outward);
 }
 
 fn loopback(ipv4: bool) -> Cidr {
@@ -190,7 +191,8 @@ fn translate_loopback_sources(t: &mut Transaction) {
         },
         Expr::Masquerade,
     ]);
-    t.rule("postrouting", rule);
+    let comment = "a program of this node that uses a host port at 127.0.0.1";
+    t.commented_rule("postrouting", comment, rule);
 }
 
 /// Host ports at 127.0.0.1 need `route_localnet` on the pods' link, with which the kernel would also
@@ -203,7 +205,8 @@ fn guard_loopback(t: &mut Transaction) {
         rule.push(address(true, Register(0)));
         rule.extend(match_prefix(CmpOp::Eq, loopback(true)));
         rule.push(Expr::Verdict(Verdict::Drop));
-        t.rule("guard", rule);
+        let comment = "loopback addresses never come by a wire (CVE-2020-8558)";
+        t.commented_rule("guard", comment, rule);
     }
 }
 
@@ -216,7 +219,7 @@ fn translate_host_ports(t: &mut Transaction, ipv4: bool) {
         local.push(Expr::daddr(ipv4, Register(0)));
         local.extend(match_prefix(CmpOp::Eq, loopback(ipv4)));
         local.push(Expr::Verdict(Verdict::Return));
-        t.rule("hostports", local);
+        t.commented_rule("hostports", "IPv6 has no route_localnet", local);
     }
 
     let translate = |map: String, mut rule: Vec<Expr>| {
@@ -242,10 +245,12 @@ fn translate_host_ports(t: &mut Transaction, ipv4: bool) {
         Expr::l4proto(Register(next)),
         Expr::dport(Register(next + 1)),
     ]);
-    t.rule("hostports", translate(format!("hostip{n}"), with_address));
+    let of_address = translate(format!("hostip{n}"), with_address);
+    t.commented_rule("hostports", "a host port of one address", of_address);
     let mut without = Expr::family(ipv4).to_vec();
     without.extend([Expr::l4proto(Register(0)), Expr::dport(Register(1))]);
-    t.rule("hostports", translate(format!("hostport{n}"), without));
+    let of_all = translate(format!("hostport{n}"), without);
+    t.commented_rule("hostports", "a host port of every address", of_all);
 }
 
 /// An element of a set without data.

@@ -17,6 +17,7 @@ use super::expr::{
 use super::model::{
     ChainKind, Command, Data, DataType, Element, Family, Hook, MapData, SetSpec, Transaction,
 };
+use super::read;
 use super::show::Shown;
 use crate::netlink::{Attributes, NetlinkError};
 
@@ -203,16 +204,23 @@ impl<'a> Encoder<'a> {
                     rule.push_chain_bytes(chain.as_bytes());
                 }
             }
-            Command::AddRule { chain, exprs } => {
+            Command::AddRule {
+                chain,
+                exprs,
+                comment,
+            } => {
                 let mut request = self
                     .request()
                     .set_create()
                     .set_append()
                     .op_newrule_do(&header);
-                let rule = request
+                let mut rule = request
                     .encode()
                     .push_table_bytes(table)
                     .push_chain_bytes(chain.as_bytes());
+                if let Some(comment) = comment {
+                    rule = rule.push_userdata(&note(comment));
+                }
                 let mut list = rule.nested_expressions();
                 exprs.iter().for_each(|e| expression(&mut list, e));
             }
@@ -357,11 +365,45 @@ fn verdict<P: Pusher>(data: PushDataAttrs<P>, verdict: &Verdict) -> PushDataAttr
     }
 }
 
+/// A comment as nft(8) writes it beside a rule.
+fn note(comment: &str) -> Vec<u8> {
+    const LONGEST: usize = 127;
+    let mut text = comment.as_bytes()[..comment.len().min(LONGEST)].to_vec();
+    text.push(0);
+    let length = u8::try_from(text.len()).expect("at most 128");
+    [&[read::COMMENT, length], &text[..]].concat()
+}
+
 fn expression<P: Pusher>(list: &mut PushExprListAttrs<P>, expr: &Expr) {
     let buffer = list.as_vec_mut();
-    let start = push_nested_header(buffer, LIST_ELEM);
-    expression_body(PushExprAttrs::new(&mut *buffer), expr);
-    finalize_nested_header(buffer, start);
+    let mut element = |write: &dyn Fn(PushExprAttrs<&mut Vec<u8>>)| {
+        let start = push_nested_header(buffer, LIST_ELEM);
+        write(PushExprAttrs::new(&mut *buffer));
+        finalize_nested_header(buffer, start);
+    };
+    if *expr == Expr::Trace {
+        element(&load_one);
+        element(&set_trace);
+    } else {
+        element(&|to| expression_body(to, expr));
+    }
+}
+
+/// Of no use to other expressions of the rule.
+const TRACE: Register = Register(15);
+
+fn load_one(to: PushExprAttrs<&mut Vec<u8>>) {
+    to.nested_data_immediate()
+        .push_dreg(TRACE.number())
+        .nested_data()
+        .push_value(&[1]);
+}
+
+fn set_trace(to: PushExprAttrs<&mut Vec<u8>>) {
+    const NFT_META_NFTRACE: u32 = 12;
+    to.nested_data_meta()
+        .push_key(NFT_META_NFTRACE)
+        .push_sreg(TRACE.number());
 }
 
 fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
@@ -478,6 +520,7 @@ fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
         Expr::Masquerade => {
             to.push_name(c"masq");
         }
+        Expr::Trace => unreachable!("it is two of the kernel's expressions"),
         Expr::Reject(how) => {
             let (kind, code) = match how {
                 Reject::TcpReset => (1, 0),
@@ -598,6 +641,16 @@ pub(super) fn get_element(family: Family, table: &str, set: &str, key: &[u8], se
             .nested_elem()
             .nested_key()
             .push_value(key);
+    }
+    chained.finalize().into_chained().into_buf()
+}
+
+/// A request for all rules of a table.
+pub(super) fn list_rules(family: Family, table: &str, seq: u32) -> Vec<u8> {
+    let mut chained = Chained::new(seq);
+    {
+        let mut request = chained.request().op_getrule_dump(&header(family));
+        request.encode().push_table_bytes(table.as_bytes());
     }
     chained.finalize().into_chained().into_buf()
 }

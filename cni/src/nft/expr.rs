@@ -170,6 +170,8 @@ pub enum Expr {
     Masquerade,
     /// Refuse the packet.
     Reject(Reject),
+    /// Have the kernel tell what becomes of the packet from here on ([`super::Tracer`]).
+    Trace,
     /// Decide.
     Verdict(Verdict),
 }

@@ -3,15 +3,18 @@
 //! that the kernel applies whole or not at all.
 //!
 //! A [`Transaction`] is plain data. It can be printed (its `Display` is close to what nft(8)
-//! prints), interpreted in a test, or given to a [`Socket`]. Nothing here ever lists a ruleset: the
-//! owner of a table knows what it put there.
+//! prints), interpreted in a test, or given to a [`Socket`]. The
+//! owner of a table knows what it put there, so nothing lists a ruleset but [`Socket::rules`], for
+//! people.
 
 mod encode;
 mod expr;
 mod model;
 mod monitor;
 pub(crate) mod pool;
+mod read;
 mod show;
+mod trace;
 
 use std::io;
 
@@ -26,6 +29,8 @@ pub use model::{
 };
 
 pub use monitor::Monitor;
+pub use read::RuleInfo;
+pub use trace::{Ended, Event, Flow, Step, Tracer};
 
 use crate::netlink::{self, NetlinkError};
 

@@ -52,6 +52,16 @@ impl Transaction {
         self.commands.push(Command::AddRule {
             chain: chain.to_owned(),
             exprs,
+            comment: None,
+        });
+    }
+
+    /// The same with a comment, which nft(8) and `podwright network` show.
+    pub fn commented_rule(&mut self, chain: &str, comment: &'static str, exprs: Vec<Expr>) {
+        self.commands.push(Command::AddRule {
+            chain: chain.to_owned(),
+            exprs,
+            comment: Some(comment),
         });
     }
 
@@ -122,6 +132,8 @@ pub enum Command {
         chain: String,
         /// What it does.
         exprs: Vec<Expr>,
+        /// What it is for, in at most 128 bytes.
+        comment: Option<&'static str>,
     },
     /// Make a set or map; nothing happens when the same one is there.
     AddSet(SetSpec),

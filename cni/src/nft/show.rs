@@ -44,9 +44,14 @@ impl fmt::Display for Shown<'_> {
             ),
             Command::Flush { chain: None } => write!(f, "flush table {place}"),
             Command::Flush { chain: Some(chain) } => write!(f, "flush chain {place} {chain}"),
-            Command::AddRule { chain, exprs } => {
+            Command::AddRule {
+                chain,
+                exprs,
+                comment,
+            } => {
                 write!(f, "add rule {place} {chain}")?;
-                exprs.iter().try_for_each(|e| write!(f, " {e}"))
+                exprs.iter().try_for_each(|e| write!(f, " {e}"))?;
+                comment.map_or(Ok(()), |text| write!(f, " comment {text:?}"))
             }
             Command::AddSet(spec) => write!(f, "add {spec} in {place}"),
             Command::AddDynamicMap { spec, size } => {
@@ -152,6 +157,7 @@ impl fmt::Display for Expr {
             Expr::Random { modulus, dreg } => write!(f, "r{}=random({modulus})", dreg.0),
             Expr::Nat { addr, port, .. } => write!(f, "dnat r{} r{}", addr.0, port.0),
             Expr::Masquerade => f.write_str("masquerade"),
+            Expr::Trace => f.write_str("trace"),
             Expr::Reject(how) => write!(f, "reject({how:?})"),
             Expr::Verdict(verdict) => write!(f, "{verdict}"),
         }

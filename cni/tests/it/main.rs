@@ -7,3 +7,4 @@ mod host;
 mod nft;
 mod place;
 mod reference;
+mod trace;

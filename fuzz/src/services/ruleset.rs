@@ -111,7 +111,7 @@ impl Ruleset {
                 let chain = chain.as_ref().expect("one chain");
                 self.rules.get_mut(chain).expect("a chain").clear();
             }
-            Command::AddRule { chain, exprs } => {
+            Command::AddRule { chain, exprs, .. } => {
                 let rules = self.rules.get_mut(chain);
                 rules.expect("a chain").push(exprs.clone());
             }

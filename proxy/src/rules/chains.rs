@@ -88,7 +88,11 @@ pub fn add_pick_chain(t: &mut Transaction, pick: &Pick, number: u32) {
         map_to(pick.endpoints(), 0, DATA),
         translate(pick.ipv4, DATA),
     ]);
-    t.rule(&chain, rule);
+    t.commented_rule(
+        &chain,
+        "an endpoint by chance becomes the destination",
+        rule,
+    );
     name_chain(t, Map::Entries, number, &chain);
     name_chain(t, Map::Picks, number, &chain);
 }
@@ -182,12 +186,12 @@ fn keep_rules(t: &mut Transaction, chain: &str, pick: &Pick, timeout: u32) {
     let mut stay = load();
     stay.extend(known());
     stay.extend(lead());
-    t.rule(chain, stay);
+    t.commented_rule(chain, "the endpoint that this client had before", stay);
     // Who is known and gets here has an endpoint that is gone. An update would not replace it.
     let mut forget = load();
     forget.extend(known());
     forget.push(change(DynamicOp::Delete, None));
-    t.rule(chain, forget);
+    t.commented_rule(chain, "that endpoint is gone: forget it", forget);
     let mut learn = load();
     learn.extend([
         random(pick.count, token),
@@ -195,7 +199,11 @@ fn keep_rules(t: &mut Transaction, chain: &str, pick: &Pick, timeout: u32) {
         client(),
     ]);
     learn.extend(lead());
-    t.rule(chain, learn);
+    t.commented_rule(
+        chain,
+        "an endpoint by chance, to be kept for this client",
+        learn,
+    );
 }
 
 /// Make the chain that drops all but packets from `sources`, known by a number from now on. One
@@ -211,8 +219,9 @@ pub fn add_sources_chain(t: &mut Transaction, sources: &[Cidr], number: u32) {
         rule.push(Expr::saddr(cidr.is_ipv4(), Register(0)));
         rule.extend(match_prefix(CmpOp::Eq, *cidr));
         rule.push(Expr::Verdict(Verdict::Return));
-        t.rule(&chain, rule);
+        t.commented_rule(&chain, "a source that may", rule);
     }
-    t.rule(&chain, vec![Expr::Verdict(Verdict::Drop)]);
+    let drop = vec![Expr::Verdict(Verdict::Drop)];
+    t.commented_rule(&chain, "every other source", drop);
     name_chain(t, Map::SourceLists, number, &chain);
 }

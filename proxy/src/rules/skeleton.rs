@@ -108,8 +108,10 @@ fn reject_chain(t: &mut Transaction) {
         data: vec![Protocol::Tcp.number()],
     };
     let reset = Expr::Reject(Reject::TcpReset);
-    t.rule(REJECT, vec![Expr::l4proto(Register(0)), tcp, reset]);
-    t.rule(REJECT, vec![Expr::Reject(Reject::PortUnreachable)]);
+    let reset = vec![Expr::l4proto(Register(0)), tcp, reset];
+    t.commented_rule(REJECT, "TCP is reset", reset);
+    let unreachable = vec![Expr::Reject(Reject::PortUnreachable)];
+    t.commented_rule(REJECT, "port unreachable", unreachable);
 }
 
 /// A verdict for each policy that has this part.
@@ -149,12 +151,15 @@ fn masquerade_chains(t: &mut Transaction, settings: &Settings) {
         let chain = name(masquerade);
         t.chain(chain);
         match masquerade {
-            Masquerade::All => t.rule(chain, vec![Expr::Masquerade]),
+            Masquerade::All => {
+                let comment = "the node's address replaces the client's: answers come back here";
+                t.commented_rule(chain, comment, vec![Expr::Masquerade]);
+            }
             Masquerade::Outside => outside_rules(t, chain, settings),
             Masquerade::Host => {
                 let mut rule = Expr::from_local().to_vec();
                 rule.push(Expr::Masquerade);
-                t.rule(chain, rule);
+                t.commented_rule(chain, "sent by the node itself", rule);
             }
         }
     }
@@ -165,7 +170,8 @@ fn masquerade_chains(t: &mut Transaction, settings: &Settings) {
 
 fn outside_rules(t: &mut Transaction, chain: &str, settings: &Settings) {
     if settings.masquerade_all {
-        t.rule(chain, vec![Expr::Masquerade]);
+        let comment = "masquerade-all: the node's address replaces the client's";
+        t.commented_rule(chain, comment, vec![Expr::Masquerade]);
         return;
     }
     for ipv4 in BOTH {
@@ -173,12 +179,13 @@ fn outside_rules(t: &mut Transaction, chain: &str, settings: &Settings) {
         let pods = from_pods(settings, ipv4);
         for mut rule in pods.iter().cloned() {
             rule.push(Expr::Verdict(Verdict::Return));
-            t.rule(chain, rule);
+            t.commented_rule(chain, "from a pod: it keeps its address", rule);
         }
         if !pods.is_empty() {
             let mut rule = Expr::family(ipv4).to_vec();
             rule.push(Expr::Masquerade);
-            t.rule(chain, rule);
+            let comment = "not from a pod: the node's address replaces the client's";
+            t.commented_rule(chain, comment, rule);
         }
     }
 }
@@ -238,13 +245,15 @@ fn guard_rules(t: &mut Transaction, settings: &Settings, ipv4: bool) {
         rule.push(address(ipv4, Register(0)));
         rule.extend(match_prefix(CmpOp::Eq, loopback(ipv4)));
         rule.push(Expr::Verdict(Verdict::Drop));
-        t.rule("guard", rule);
+        let comment = "loopback addresses never come by a wire (CVE-2020-8558)";
+        t.commented_rule("guard", comment, rule);
     }
     let mut spoofed = from_outside();
     spoofed.push(Expr::saddr(ipv4, Register(0)));
     spoofed.push(is_cluster_ip(ipv4));
     spoofed.push(Expr::Verdict(Verdict::Drop));
-    t.rule("guard", spoofed);
+    let comment = "nobody outside has a cluster IP";
+    t.commented_rule("guard", comment, spoofed);
     let pods = from_pods(settings, ipv4);
     if settings.strict && !pods.is_empty() {
         strict_rules(t, &from_outside, pods, ipv4);
@@ -255,7 +264,8 @@ fn guard_rules(t: &mut Transaction, settings: &Settings, ipv4: bool) {
         rule.extend(load_frontend(ipv4, false, 0));
         rule.extend(numbers_of(Map::Firewall, ipv4));
         rule.push(verdict_of(Map::SourceLists, FIRST));
-        t.rule(chain, rule);
+        let comment = "a balancer's address with loadBalancerSourceRanges";
+        t.commented_rule(chain, comment, rule);
     }
 }
 
@@ -277,14 +287,16 @@ fn strict_rules(
     t.chain(&chain);
     for mut rule in pods {
         rule.push(Expr::Verdict(Verdict::Return));
-        t.rule(&chain, rule);
+        t.commented_rule(&chain, "from a pod", rule);
     }
-    t.rule(&chain, vec![Expr::Verdict(Verdict::Drop)]);
+    let drop = vec![Expr::Verdict(Verdict::Drop)];
+    t.commented_rule(&chain, "cluster IPs are for the cluster", drop);
     let mut rule = from_outside();
     rule.push(Expr::daddr(ipv4, Register(0)));
     rule.push(is_cluster_ip(ipv4));
     rule.push(Expr::Verdict(Verdict::Jump(chain)));
-    t.rule("guard", rule);
+    let comment = "from outside to a cluster IP";
+    t.commented_rule("guard", comment, rule);
 }
 
 /// Ways to match packets to the addresses that node ports answer on; each is a rule of its own.
@@ -325,11 +337,13 @@ fn destination_rules(t: &mut Transaction, settings: &Settings, ipv4: bool) {
         let mut rule = Expr::family(ipv4).to_vec();
         rule.extend(load_frontend(ipv4, false, 0));
         rule.extend(by_number(ipv4));
-        t.rule(chain, rule);
+        let comment = "a Service's address and port: its number of endpoints says which chain";
+        t.commented_rule(chain, comment, rule);
         for mut rule in to_node_ports(settings, ipv4) {
             rule.extend(load_frontend(ipv4, true, 0));
             rule.extend(by_number(ipv4));
-            t.rule(chain, rule);
+            let comment = "a node port: its number of endpoints says which chain";
+            t.commented_rule(chain, comment, rule);
         }
     }
 }
@@ -346,12 +360,14 @@ fn split_chain(t: &mut Transaction, settings: &Settings, ipv4: bool, node_port: 
         rule.extend(load_frontend(ipv4, node_port, 0));
         rule.extend(numbers_of(Map::Split, ipv4));
         rule.push(verdict_of(Map::Picks, FIRST));
-        t.rule(&chain, rule);
+        let comment = "from a pod or the node itself: all endpoints";
+        t.commented_rule(&chain, comment, rule);
     }
     let mut outside = load_frontend(ipv4, node_port, 0);
     outside.extend(numbers_of(Map::Split, ipv4));
     outside.push(verdict_of(Map::Picks, SECOND));
-    t.rule(&chain, outside);
+    let comment = "from outside: the endpoints of this node";
+    t.commented_rule(&chain, comment, outside);
     name_chain(t, Map::Entries, number, &chain);
 }
 
@@ -373,12 +389,14 @@ fn source_rules(t: &mut Transaction, settings: &Settings, ipv4: bool) {
         },
         Expr::Masquerade,
     ]);
-    t.rule("postrouting", hairpin);
+    let comment = "a pod that reaches itself through a Service";
+    t.commented_rule("postrouting", comment, hairpin);
     let replace = || by_policy(ipv4, Map::Masquerades);
     let mut rule = translated();
     rule.extend(asked_frontend(ipv4, false));
     rule.extend(replace());
-    t.rule("postrouting", rule);
+    let comment = "through a Service: its policy says whose address is replaced";
+    t.commented_rule("postrouting", comment, rule);
     let cidrs = settings.node_ports.iter();
     for cidr in cidrs.filter(|c| c.is_ipv4() == ipv4) {
         let mut rule = translated();
@@ -386,7 +404,8 @@ fn source_rules(t: &mut Transaction, settings: &Settings, ipv4: bool) {
         rule.extend(match_prefix(CmpOp::Eq, *cidr));
         rule.extend(asked_frontend(ipv4, true));
         rule.extend(replace());
-        t.rule("postrouting", rule);
+        let comment = "through a node port: its policy says whose address is replaced";
+        t.commented_rule("postrouting", comment, rule);
     }
 }
 
@@ -424,14 +443,16 @@ fn refuse_rules(t: &mut Transaction, settings: &Settings, ipv4: bool) {
         let mut rule = new(&Expr::family(ipv4));
         rule.extend(load_frontend(ipv4, false, 0));
         rule.extend(refuse());
-        t.rule(chain, rule);
+        let comment = "a Service without an endpoint refuses";
+        t.commented_rule(chain, comment, rule);
     }
     for chain in ["input", "filter-output"] {
         for to_node in to_node_ports(settings, ipv4) {
             let mut rule = new(&to_node);
             rule.extend(load_frontend(ipv4, true, 0));
             rule.extend(refuse());
-            t.rule(chain, rule);
+            let comment = "a node port without an endpoint refuses";
+            t.commented_rule(chain, comment, rule);
         }
     }
     // A cluster IP that is still a destination here has not been translated: no such port.
@@ -440,6 +461,7 @@ fn refuse_rules(t: &mut Transaction, settings: &Settings, ipv4: bool) {
         rule.push(Expr::daddr(ipv4, Register(0)));
         rule.push(is_cluster_ip(ipv4));
         rule.push(Expr::Verdict(Verdict::Goto(REJECT.to_owned())));
-        t.rule(chain, rule);
+        let comment = "a port that the cluster IP's Service does not have";
+        t.commented_rule(chain, comment, rule);
     }
 }
