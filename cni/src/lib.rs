@@ -26,6 +26,7 @@ mod netlink;
 pub mod netns;
 pub mod network;
 pub mod nft;
+pub mod overlay;
 mod plugin_main;
 mod record;
 pub mod setup;

@@ -128,7 +128,15 @@ impl Route {
         })
     }
 
-    fn request(
+    /// One whose dumps the kernel filters by what is asked (`NETLINK_GET_STRICT_CHK`).
+    pub(crate) fn open_filtering() -> io::Result<Route> {
+        let route = Route::open()?;
+        route.socket.filter_dumps()?;
+        Ok(route)
+    }
+
+    /// Send requests as one batch, and return what is answered.
+    pub(crate) fn request(
         &mut self,
         attempt: impl FnOnce() -> String,
         requests: Vec<(u16, RouteNetlinkMessage)>,
@@ -414,7 +422,7 @@ pub struct AddressSpec {
 }
 
 impl AddressSpec {
-    fn message(&self, index: u32) -> AddressMessage {
+    pub(crate) fn message(&self, index: u32) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header.index = index;
         message.header.prefix_len = self.address.prefix;
@@ -507,7 +515,7 @@ fn set_up(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
-fn family(addr: IpAddr) -> AddressFamily {
+pub(crate) fn family(addr: IpAddr) -> AddressFamily {
     if addr.is_ipv4() {
         AddressFamily::Inet
     } else {
@@ -607,7 +615,7 @@ fn as_route(message: RouteNetlinkMessage) -> Option<RouteSpec> {
     Some(route)
 }
 
-fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
+pub(crate) fn ip_of(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet(v4) => Some((*v4).into()),
         RouteAddress::Inet6(v6) => Some((*v6).into()),

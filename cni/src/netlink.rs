@@ -117,6 +117,12 @@ impl Socket {
         Ok(heard)
     }
 
+    /// Have the kernel read the header and attributes of a dump request as filters (Linux 4.20).
+    pub(crate) fn filter_dumps(&self) -> io::Result<()> {
+        const NETLINK_GET_STRICT_CHK: libc::c_int = 12;
+        crate::sys::set_netlink_option(self.fd.as_fd(), NETLINK_GET_STRICT_CHK, 1)
+    }
+
     /// Let one batch be as long as it takes. Needs CAP_NET_ADMIN in the initial user namespace to
     /// pass the limits of `net.core`; without it the limits hold, and a longer batch is an error.
     pub(crate) fn enlarge_buffers(&self) {

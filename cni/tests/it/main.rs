@@ -5,6 +5,7 @@
 mod bridge;
 mod host;
 mod nft;
+mod overlay;
 mod place;
 mod reference;
 mod trace;
