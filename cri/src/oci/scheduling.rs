@@ -148,11 +148,33 @@ pub(super) fn memory_policy(
         MemoryPolicyFlagType::MpolFStaticNodes => 1 << 15,
     });
     let nodes = mask(wanted.nodes().as_deref().unwrap_or_default())
+        .map_err(|reason| format!("invalid memory policy nodes: {reason}"))
+        .and_then(|nodes| fitting(wanted.mode(), nodes))
         .map_err(|reason| invalid("linux.memoryPolicy.nodes", reason))?;
     Ok(plan::MemoryPolicy {
         mode: flags.fold(mode, |mode, flag: u32| mode | flag),
         nodes,
     })
+}
+
+/// As set_mempolicy(2) has it, which only says that something is invalid. The words are runc's.
+fn fitting(mode: MemoryPolicyModeType, nodes: Vec<u64>) -> Result<Vec<u64>, String> {
+    use MemoryPolicyModeType as Mode;
+    let count: u32 = nodes.iter().map(|word| word.count_ones()).sum();
+    match mode {
+        Mode::MpolDefault | Mode::MpolLocal if count > 0 => Err(format!(
+            "memory policy mode requires 0 nodes but got {count}"
+        )),
+        Mode::MpolBind
+        | Mode::MpolInterleave
+        | Mode::MpolPreferredMany
+        | Mode::MpolWeightedInterleave
+            if count == 0 =>
+        {
+            Err("memory policy mode requires at least one node but got 0".to_owned())
+        }
+        _ => Ok(nodes),
+    }
 }
 
 pub(super) fn personality(wanted: &LinuxPersonality) -> Result<u32, CompileError> {
@@ -178,6 +200,34 @@ mod tests {
         assert_eq!(mask(""), Ok(vec![]));
         for bad in ["x", "3-1", "-1", "1-", "8192"] {
             assert!(mask(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_memory_policy_has_the_nodes_that_its_mode_takes() {
+        let compile = |mode: &str, nodes: &str| {
+            let wanted = json!({"mode": mode, "nodes": nodes});
+            let wanted = serde_json::from_value(wanted).expect("a policy");
+            memory_policy(&wanted).map_err(|error| error.to_string())
+        };
+        for (mode, nodes) in [
+            ("MPOL_DEFAULT", ""),
+            ("MPOL_LOCAL", ""),
+            ("MPOL_PREFERRED", ""),
+            ("MPOL_PREFERRED", "0"),
+            ("MPOL_BIND", "0-1"),
+        ] {
+            compile(mode, nodes).expect(mode);
+        }
+        for (mode, nodes, expected) in [
+            ("MPOL_DEFAULT", "0-7", "requires 0 nodes but got 8"),
+            ("MPOL_LOCAL", "0", "requires 0 nodes but got 1"),
+            ("MPOL_INTERLEAVE", "", "at least one node but got 0"),
+            ("MPOL_BIND", "0-9876543210", "invalid memory policy nodes"),
+        ] {
+            let said = compile(mode, nodes).expect_err(mode);
+            assert!(said.contains(expected), "{said}");
+            assert!(said.starts_with("linux.memoryPolicy.nodes"), "{said}");
         }
     }
 

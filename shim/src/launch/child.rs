@@ -125,6 +125,7 @@ fn set_up_and_exec(
     socket::send(channel, &ready, fds).map_err(at(Step::Channel))?;
     // The parent has its own now, and 0, 1 and 2 are what the process needs of it.
     drop(terminal);
+    sys::end_when_asked().map_err(at(Step::Gate))?;
     if let Some(number) = identity::load_filter(&prepared.process)? {
         hand_over(number, channel)?;
     }

@@ -492,6 +492,23 @@ pub fn reset_signals() -> Sys<()> {
     Ok(())
 }
 
+/// What asks a process to end, ends this one. The first process of a pid namespace needs a handler
+/// for that: the kernel drops signals whose default it has. Handlers end with exec.
+pub fn end_when_asked() -> Sys<()> {
+    extern "C" fn end(signal: libc::c_int) {
+        exit(128 + signal)
+    }
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: all zeroes is a valid sigaction: no flags, nothing blocked.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = end as extern "C" fn(libc::c_int) as usize;
+        // SAFETY: `action` outlives the call. Its handler has the type that goes without SA_SIGINFO,
+        // and makes one system call that does not return.
+        check(unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) }.into())?;
+    }
+    Ok(())
+}
+
 pub fn kill(pid: u32, signal: i32) -> Sys<()> {
     let pid = i32::try_from(pid).map_err(|_| libc::ESRCH)?;
     if pid <= 1 {

@@ -44,7 +44,7 @@ impl Legacy {
         if let Some((name, _)) = limits.unified.first() {
             return Err(CgroupError::Unsupported {
                 field: format!("linux.resources.unified.{name}"),
-                reason: "it needs cgroup v2".to_owned(),
+                reason: "invalid configuration: cannot use unified on cgroup v1".to_owned(),
             });
         }
         if limits.memory != Memory::default() {

@@ -104,12 +104,22 @@ pub(super) fn parse<T: DeserializeOwned>(
         let missing = reason
             .strip_prefix("missing field `")
             .and_then(|rest| rest.split('`').next());
-        match missing {
-            Some(field) if path.is_empty() => format!("{field}: it is missing"),
-            Some(field) => format!("{path}.{field}: it is missing"),
-            None => format!("{path}: {reason}"),
-        }
+        let (path, reason) = match missing {
+            Some(field) if path.is_empty() => (field.to_owned(), "it is missing"),
+            Some(field) => (format!("{path}.{field}"), "it is missing"),
+            None => (path, &*reason),
+        };
+        format!("{path}: {}{reason}", runcs_words(&path))
     })
+}
+
+/// What runc begins its message with, where it has words of its own for a field.
+fn runcs_words(path: &str) -> &'static str {
+    match path.strip_prefix("linux.memoryPolicy.") {
+        Some("mode") => "invalid memory policy mode: ",
+        Some(flags) if flags.starts_with("flags") => "invalid memory policy flag: ",
+        _ => "",
+    }
 }
 
 /// Minor versions add fields only.
@@ -153,6 +163,14 @@ mod tests {
             (
                 r#"{"linux": {"namespaces": [{"type": "nosuch"}]}}"#,
                 "linux.namespaces[0].type: unknown variant `nosuch`",
+            ),
+            (
+                r#"{"linux": {"memoryPolicy": {"nodes": "0"}}}"#,
+                "linux.memoryPolicy.mode: invalid memory policy mode: it is missing",
+            ),
+            (
+                r#"{"linux": {"memoryPolicy": {"mode": "MPOL_BIND", "flags": ["x"]}}}"#,
+                "linux.memoryPolicy.flags[0]: invalid memory policy flag: unknown variant `x`",
             ),
         ] {
             let said = complaint(text);

@@ -55,14 +55,19 @@ fn existing(dir: &str, below: &str, argument: &str) -> Outcome<String> {
         .filter(|p| !matches!(*p, "" | "."))
         .collect();
     if parts.contains(&"..") {
-        return Err(invalid(argument, "it leads out of the container's cgroup"));
+        let reason = "bad sub cgroup path: it leads out of the container's cgroup";
+        return Err(invalid(argument, reason));
     }
     let path = parts
         .iter()
         .fold(dir.to_owned(), |path, part| format!("{path}/{part}"));
     match Path::new(&path).is_dir() {
         true => Ok(path),
-        false => Err(invalid(argument, &format!("there is no {path}"))),
+        // As runc says it, which finds out when it has a process.
+        false => Err(invalid(
+            argument,
+            &format!("error adding pid to {path}: no such file or directory"),
+        )),
     }
 }
 
@@ -91,7 +96,7 @@ mod tests {
             (&["cpu,:x"], "empty <controller> prefix"),
             (&["nosuch:x"], "unknown controller"),
             (&["../x"], "out of the container's cgroup"),
-            (&["cpuacct:no-such-group"], "there is no /sys/fs/cgroup"),
+            (&["cpuacct:no-such-group"], "adding pid to /sys/fs/cgroup"),
         ] {
             let asked: Vec<String> = asked.iter().map(|s| (*s).to_owned()).collect();
             let message = join(v1(), &asked).expect_err("refused").message;

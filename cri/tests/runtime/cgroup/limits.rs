@@ -311,7 +311,8 @@ fn rdma_without_the_device_is_refused_by_name() {
 async fn files_of_v2_by_name() {
     if !Subtree::new().manager.is_v2() {
         let error = refusal(&json!({"unified": {"memory.high": "1"}}));
-        let named = "linux.resources.unified.memory.high is not supported: it needs cgroup v2";
+        let named = "linux.resources.unified.memory.high is not supported: invalid \
+            configuration: cannot use unified on cgroup v1";
         assert_eq!(error, named);
         return;
     }

@@ -59,6 +59,26 @@ fn a_created_container_is_deleted_without_force() {
     assert!(said.contains("container does not exist"), "{said}");
 }
 
+/// Though it is the first of its pid namespace, for which the kernel drops what has no handler.
+#[test]
+fn a_created_container_ends_when_it_is_asked_to() {
+    for signal in ["TERM", "INT", "HUP", "QUIT"] {
+        let bundle = Bundle::new("sleep 1000", &[]);
+        bundle.ok(&["create", "-b", bundle.bundle(), &bundle.id]);
+        bundle.ok(&["kill", &bundle.id, signal]);
+        bundle.until("stopped");
+        bundle.ok(&["delete", &bundle.id]);
+        bundle.nothing_left();
+    }
+    // The program has the defaults, as ever: the first of a pid namespace is not ended by TERM.
+    let bundle = Bundle::new("exec sleep 1000", &[]).started();
+    bundle.ok(&["kill", &bundle.id, "TERM"]);
+    let caught = format!("/proc/{}/status", bundle.state()["pid"]);
+    let caught = std::fs::read_to_string(caught).expect("reads");
+    assert!(caught.contains("SigCgt:\t0000000000000000"), "{caught}");
+    bundle.ok(&["delete", "--force", &bundle.id]);
+}
+
 #[test]
 fn a_running_container_is_deleted_by_force_only() {
     let bundle = Bundle::new("sleep 1000", &[]).started();
