@@ -15,6 +15,9 @@ use crate::types::SUPPORTED_VERSIONS;
 /// Longest file that is read; a real one has a few KiB.
 const LONGEST_BYTES: u64 = 1 << 20;
 
+/// Plugins of a list at most; a real one has half a dozen.
+const MOST_PLUGINS: usize = 64;
+
 /// A checked configuration list.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NetworkList {
@@ -76,53 +79,100 @@ pub enum ConfError {
 }
 
 /// Read the first configuration of a directory, by file name: `*.conflist`, or a single plugin in
-/// `*.conf` or `*.json`.
+/// `*.conf` or `*.json`. A list may have further plugins in files of a directory that has its name.
 pub fn load(dir: &Path) -> Result<NetworkList, ConfError> {
-    let unreadable = |path: &Path, source| ConfError::Read {
-        path: path.to_owned(),
-        source,
-    };
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(ConfError::None(dir.to_owned()));
-        }
-        other => other.map_err(|e| unreadable(dir, e))?,
-    };
-    let mut files = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| unreadable(dir, e))?.path();
-        if path
-            .extension()
-            .is_some_and(|e| e == "conflist" || e == "conf" || e == "json")
-        {
-            files.push(path);
-        }
-    }
-    files.sort();
-    let path = files
+    let path = files(dir, &["conflist", "conf", "json"])?
         .into_iter()
         .next()
         .ok_or_else(|| ConfError::None(dir.to_owned()))?;
-    let length = fs::metadata(&path).map_err(|e| unreadable(&path, e))?.len();
-    if length > LONGEST_BYTES {
-        return Err(unreadable(
-            &path,
-            io::Error::from(io::ErrorKind::FileTooLarge),
-        ));
-    }
-    let text = fs::read(&path).map_err(|e| unreadable(&path, e))?;
-    let raw: Value = serde_json::from_slice(&text).map_err(|source| ConfError::Syntax {
-        path: path.clone(),
-        source,
-    })?;
+    let raw = read(&path)?;
     let single = path.extension().is_some_and(|e| e != "conflist");
     let raw = if single && raw.get("plugins").is_none() {
         as_list(raw)
     } else {
-        raw
+        with_files(dir, raw, &path)?
     };
     parse(raw).map_err(|source| ConfError::Field { path, source })
 }
+
+/// Names of the files in a directory that have one of these extensions, in order; none when the
+/// directory is not there.
+fn files(dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>, ConfError> {
+    let unreadable = |source| ConfError::Read {
+        path: dir.to_owned(),
+        source,
+    };
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(unreadable)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        let extension = path
+            .extension()
+            .and_then(|e| e.to_str())
+            .unwrap_or_default();
+        if extensions.contains(&extension) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn read(path: &Path) -> Result<Value, ConfError> {
+    let unreadable = |source| ConfError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let length = fs::metadata(path).map_err(unreadable)?.len();
+    if length > LONGEST_BYTES {
+        return Err(unreadable(io::Error::from(io::ErrorKind::FileTooLarge)));
+    }
+    let text = fs::read(path).map_err(unreadable)?;
+    serde_json::from_slice(&text).map_err(|source| ConfError::Syntax {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Append the plugins of `<dir>/<name>/*.conf`, unless the list wants only its own (CNI 1.1,
+/// section 1, `loadOnlyInlinedPlugins`). What comes out is complete: it wants only its own.
+fn with_files(dir: &Path, mut raw: Value, path: &Path) -> Result<Value, ConfError> {
+    let wrong = |source| ConfError::Field {
+        path: path.to_owned(),
+        source,
+    };
+    let mut list = Fields::new("(top level)", raw.clone()).map_err(wrong)?;
+    if flag(&mut list, ONLY_INLINED).map_err(wrong)? {
+        return Ok(raw);
+    }
+    let name: Option<String> = list.take("name").map_err(top).map_err(wrong)?;
+    let Some(name) = name.filter(|name| is_name(name)) else {
+        return Ok(raw); // the check says what is wrong with it
+    };
+    let mut found = Vec::new();
+    for path in files(&dir.join(name), &["conf"])? {
+        let plugin = read(&path)?;
+        parse_plugin("", plugin.clone()).map_err(|source| ConfError::Field { path, source })?;
+        found.push(plugin);
+    }
+    if found.is_empty() {
+        return Ok(raw);
+    }
+    let plugins = raw.as_object_mut().map(|list| {
+        list.entry("plugins")
+            .or_insert_with(|| Value::Array(Vec::new()))
+    });
+    if let Some(Value::Array(plugins)) = plugins {
+        plugins.extend(found);
+        raw[ONLY_INLINED] = true.into();
+    }
+    Ok(raw)
+}
+
+const ONLY_INLINED: &str = "loadOnlyInlinedPlugins";
 
 /// A file with one plugin means a list of one.
 fn as_list(plugin: Value) -> Value {
@@ -149,9 +199,14 @@ pub fn parse(raw: Value) -> Result<NetworkList, FieldError> {
     let cni_version = choose_version(one, several)?;
     let disable_check = flag(&mut list, "disableCheck")?;
     let disable_gc = flag(&mut list, "disableGC")?;
+    flag(&mut list, ONLY_INLINED)?;
     let plugins: Vec<Value> = list.require("plugins").map_err(top)?;
     if plugins.is_empty() {
         return Err(FieldError::new("plugins", "must have at least one plugin"));
+    }
+    if plugins.len() > MOST_PLUGINS {
+        let text = format!("has {} plugins, more than {MOST_PLUGINS}", plugins.len());
+        return Err(FieldError::new("plugins", text));
     }
     let plugins = plugins
         .into_iter()
@@ -211,6 +266,21 @@ fn choose_version(one: Option<String>, several: Option<Vec<String>>) -> Result<S
             format!("{} is not one of {known}", offered.join(", ")),
         )
     })
+}
+
+/// Does a version of the specification have this verb? The error is in the words of the reference
+/// library.
+pub(crate) fn has_verb(version: &str, verb: &str) -> Result<(), String> {
+    let since = match verb {
+        "CHECK" => "0.4.0",
+        "GC" | "STATUS" => "1.1.0",
+        _ => return Ok(()),
+    };
+    let known = SUPPORTED_VERSIONS.iter().skip_while(|v| **v != since);
+    if known.into_iter().any(|v| *v == version) {
+        return Ok(());
+    }
+    Err(format!("config version {version:?} does not allow {verb}"))
 }
 
 const NAME_RULE: &str =
@@ -311,12 +381,20 @@ mod tests {
                 "field plugins[0].mtu: invalid type: string",
             ),
             (
-                bridge(json!({"vlan": 5})),
-                "field plugins[0].vlan: is not supported",
+                bridge(json!({"vlan": 4095})),
+                "field plugins[0].vlan: 4095 is not between 0 and 4094",
             ),
             (
-                bridge(json!({"promiscMode": true})),
-                "field plugins[0].promiscMode: is not supported",
+                bridge(json!({"promiscMode": true, "hairpinMode": true})),
+                "field plugins[0].promiscMode: cannot be used with hairpinMode",
+            ),
+            (
+                bridge(json!({"colour": "red"})),
+                "field plugins[0].colour: is not supported",
+            ),
+            (
+                json!({"cniVersion": "1.1.0", "name": "n", "loadOnlyInlinedPlugins": 3}),
+                "field loadOnlyInlinedPlugins: expected a boolean, found 3",
             ),
             (
                 bridge(json!({"ipam": {"type": "host-local", "subnet": "10.0.0.0/33"}})),
@@ -336,6 +414,62 @@ mod tests {
     fn the_newest_common_version_is_spoken() {
         let list = json!({"cniVersions": ["0.4.0", "1.1.0", "9.0.0"], "name": "n", "plugins": [{"type": "loopback"}]});
         assert_eq!(parse(list).expect("valid").cni_version, "1.1.0");
+    }
+
+    #[test]
+    fn a_list_may_have_plugins_in_files() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let write = |path: &str, text: &Value| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().expect("a parent")).expect("mkdir");
+            fs::write(path, text.to_string()).expect("write");
+        };
+        let list = |extra: Value| {
+            let mut list = json!({"cniVersion": "1.1.0", "name": "n"});
+            let fields = extra.as_object().expect("an object").clone();
+            list.as_object_mut().expect("an object").extend(fields);
+            write("10-n.conflist", &list);
+        };
+        let kinds = || -> Vec<String> {
+            let loaded = load(dir.path()).expect("valid");
+            // What is remembered with an attachment needs no files.
+            assert_eq!(parse(loaded.raw.clone()).expect("valid"), loaded);
+            loaded.plugins.into_iter().map(|p| p.kind).collect()
+        };
+        let problem = || crate::network::chain(&load(dir.path()).expect_err("wrong"));
+        list(json!({}));
+        assert!(problem().ends_with("10-n.conflist: field plugins: is missing"));
+        write("n/20-b.conf", &json!({"type": "later"}));
+        write("n/10-a.conf", &json!({"type": "loopback"}));
+        write("n/30-c.json", &json!({"type": "ignored"}));
+        assert_eq!(kinds(), ["loopback", "later"]);
+        list(json!({"plugins": [{"type": "first"}]}));
+        assert_eq!(kinds(), ["first", "loopback", "later"]);
+        list(json!({"plugins": [{"type": "first"}], "loadOnlyInlinedPlugins": "True"}));
+        assert_eq!(kinds(), ["first"]);
+        list(json!({"loadOnlyInlinedPlugins": true}));
+        assert!(problem().ends_with("field plugins: is missing"));
+        list(json!({}));
+        write("n/10-a.conf", &json!({"type": "loopback", "x": 1}));
+        let text = problem();
+        assert!(
+            text.ends_with("n/10-a.conf: field x: is not supported"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn verbs_have_come_with_versions() {
+        for (version, verb, has) in [
+            ("0.3.1", "ADD", true),
+            ("0.3.1", "CHECK", false),
+            ("0.4.0", "CHECK", true),
+            ("1.0.0", "GC", false),
+            ("1.1.0", "STATUS", true),
+            ("2.0.0", "STATUS", false),
+        ] {
+            assert_eq!(has_verb(version, verb).is_ok(), has, "{version} {verb}");
+        }
     }
 
     #[test]

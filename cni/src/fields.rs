@@ -28,6 +28,16 @@ impl FieldError {
     }
 }
 
+impl FieldError {
+    /// A field, or a value of it, that this plugin does not have.
+    pub(crate) fn unsupported(path: impl Into<String>, problem: impl Into<String>) -> FieldError {
+        FieldError {
+            unsupported: true,
+            ..FieldError::new(path, problem)
+        }
+    }
+}
+
 /// An object whose fields are taken out one by one.
 pub(crate) struct Fields {
     path: String,
@@ -47,10 +57,15 @@ impl Fields {
     }
 
     pub(crate) fn path_of(&self, name: &str) -> String {
-        if self.path.is_empty() {
+        Fields::child(&self.path, name)
+    }
+
+    /// Where field `name` of the object at `path` is.
+    pub(crate) fn child(path: &str, name: &str) -> String {
+        if path.is_empty() {
             name.to_owned()
         } else {
-            format!("{}.{name}", self.path)
+            format!("{path}.{name}")
         }
     }
 
@@ -80,6 +95,14 @@ impl Fields {
         }
     }
 
+    /// Take a field that is a list of objects; an empty one if it is not there.
+    pub(crate) fn objects(&mut self, name: &str) -> Result<Vec<Fields>, FieldError> {
+        let path = self.path_of(name);
+        let listed: Vec<Value> = self.take(name)?.unwrap_or_default();
+        let one = |(index, value)| Fields::new(format!("{path}[{index}]"), value);
+        listed.into_iter().enumerate().map(one).collect()
+    }
+
     pub(crate) fn ignore(&mut self, names: &[&str]) {
         names.iter().for_each(|name| drop(self.map.remove(*name)));
     }
@@ -88,11 +111,10 @@ impl Fields {
     pub(crate) fn finish(self) -> Result<(), FieldError> {
         match self.map.keys().next() {
             None => Ok(()),
-            Some(name) => Err(FieldError {
-                path: self.path_of(name),
-                problem: "is not supported".to_owned(),
-                unsupported: true,
-            }),
+            Some(name) => Err(FieldError::unsupported(
+                self.path_of(name),
+                "is not supported",
+            )),
         }
     }
 }

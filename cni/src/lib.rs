@@ -4,16 +4,19 @@
 //!
 //! `cri` owns a [`Network`] and asks it to [`Network::add`], [`Network::check`], [`Network::del`]
 //! and [`Network::gc`] a pod's [`Attachment`], and for its [`Network::status`]. The network is a
-//! configuration list on disk, read again for every operation. The plugin types `bridge`,
-//! `host-local`, `loopback` and `portmap` run in process; any other type is an executable in the
-//! plugin directory. The built-in plugins are executables too: [`plugin_main`] answers by name.
+//! configuration list on disk, read again for every operation. The plugin types in [`plugin_names`]
+//! run in process; any other type is an executable in the plugin directory. The built-in plugins are
+//! executables too: [`plugin_main`] answers by name.
 //!
 //! Everything here blocks for microseconds to milliseconds on netlink sockets. [`Network`] moves
 //! that work to threads which end with the operation; nothing in this crate runs on its own.
+//! [`Network::keep`] is a future that the owner of the network polls: it hears when somebody takes a
+//! bridge or rules away, and has them restored.
 //!
 //! What this crate never does: hold state in memory that is not on disk or in the kernel, touch an
 //! nftables table that is not its own, or change the namespace of a thread that somebody else uses.
 
+mod attachment;
 mod builtin;
 pub mod cidr;
 pub mod conf;
@@ -36,5 +39,5 @@ pub mod types;
 
 pub use fields::FieldError;
 pub use network::{Attachment, Capabilities, Error, Network, PortMapping, Protocol};
-pub use plugin_main::{is_plugin, plugin_main};
+pub use plugin_main::{is_plugin, plugin_main, plugin_names};
 pub use setup::{CleanupError, cleanup, default_conflist};

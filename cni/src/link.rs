@@ -4,6 +4,10 @@
 //! A [`Route`] socket belongs to the network namespace of the thread that opened it, for good; so
 //! one that was opened by a thread inside a pod's namespace can be used from anywhere.
 
+mod change;
+mod port;
+mod tc;
+
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,8 +20,7 @@ use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope,
 };
 use netlink_packet_route::link::{
-    InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
@@ -25,6 +28,10 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::sys::socket::SockProtocol;
+
+pub(crate) use change::{Change, parse_mac};
+pub(crate) use port::PortSpec;
+pub(crate) use tc::Bucket;
 
 use crate::cidr::Cidr;
 use crate::netlink::{NetlinkError, Socket};
@@ -62,6 +69,14 @@ pub struct Link {
     pub kind: String,
     /// Is it administratively up?
     pub up: bool,
+    /// Was it told to take frames for others?
+    pub promisc: bool,
+    /// Was it told to take all multicast frames?
+    pub allmulti: bool,
+    /// Packets that may wait to be sent.
+    pub queue: u32,
+    /// What somebody calls it besides its name; often empty.
+    pub alias: String,
 }
 
 /// An rtnetlink socket.
@@ -75,7 +90,7 @@ pub struct Route {
 pub struct VethSpec<'a> {
     /// Name of the host end.
     pub host_name: &'a str,
-    /// Index of the bridge the host end is a port of.
+    /// Index of the bridge the host end is a port of; 0: none.
     pub master: u32,
     /// Name of the pod end.
     pub pod_name: &'a str,
@@ -100,6 +115,8 @@ pub struct RouteSpec {
     pub priority: Option<u32>,
     pub table: Option<u32>,
     pub scope: Option<u8>,
+    /// Source address of what is sent by it, if not the link's own choice.
+    pub src: Option<IpAddr>,
 }
 
 impl RouteSpec {
@@ -114,6 +131,7 @@ impl RouteSpec {
             priority: None,
             table: None,
             scope: None,
+            src: None,
         }
     }
 }
@@ -250,7 +268,9 @@ impl Route {
         host.header.change_mask = LinkFlags::Up;
         host.attributes
             .push(LinkAttribute::IfName(spec.host_name.to_owned()));
-        host.attributes.push(LinkAttribute::Controller(spec.master));
+        if spec.master != 0 {
+            host.attributes.push(LinkAttribute::Controller(spec.master));
+        }
         host.attributes.extend(spec.mtu.map(LinkAttribute::Mtu));
         host.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
@@ -264,23 +284,6 @@ impl Route {
                 )
             },
             vec![(CREATE, RouteNetlinkMessage::NewLink(host))],
-        )
-        .map(drop)
-    }
-
-    /// Let a bridge port send frames back where they came from.
-    pub fn set_hairpin(&mut self, index: u32, on: bool) -> Result<(), LinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(LinkAttribute::LinkInfo(vec![
-            LinkInfo::PortKind(InfoPortKind::Bridge),
-            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(
-                on,
-            )])),
-        ]));
-        self.request(
-            || format!("setting hairpin mode of link {index}"),
-            vec![(0, RouteNetlinkMessage::NewLink(message))],
         )
         .map(drop)
     }
@@ -348,11 +351,22 @@ impl Route {
         addresses: &[AddressSpec],
         routes: &[RouteSpec],
     ) -> Result<(), LinkError> {
+        self.configure_with(index, addresses, routes, Duplicates::Trusted)
+    }
+
+    /// [`Route::configure`], with a say about the detection of duplicate addresses.
+    pub(crate) fn configure_with(
+        &mut self,
+        index: u32,
+        addresses: &[AddressSpec],
+        routes: &[RouteSpec],
+        duplicates: Duplicates,
+    ) -> Result<(), LinkError> {
         let mut batch = Vec::new();
         for address in addresses {
             batch.push((
                 NLM_F_CREATE | NLM_F_REPLACE,
-                RouteNetlinkMessage::NewAddress(address.message(index)),
+                RouteNetlinkMessage::NewAddress(address.message_with(index, duplicates)),
             ));
         }
         batch.push((0, set_up(index)));
@@ -377,6 +391,63 @@ impl Route {
             vec![(NLM_F_DUMP, request)],
         )?;
         Ok(answers.into_iter().filter_map(as_address).collect())
+    }
+
+    /// The IPv6 addresses of a link that the kernel still asks about, and those that it found to be
+    /// somebody else's.
+    pub(crate) fn tentative(&mut self, index: u32) -> Result<(Vec<Cidr>, Vec<Cidr>), LinkError> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.request(
+            || format!("listing the addresses of link {index}"),
+            vec![(NLM_F_DUMP, request)],
+        )?;
+        let (mut asked, mut duplicate) = (Vec::new(), Vec::new());
+        for answer in answers {
+            let RouteNetlinkMessage::NewAddress(message) = &answer else {
+                continue;
+            };
+            let flags = message.header.flags;
+            if message.header.index != index {
+                continue;
+            }
+            let of = if flags.contains(AddressHeaderFlags::Dadfailed) {
+                &mut duplicate
+            } else if flags.contains(AddressHeaderFlags::Tentative) {
+                &mut asked
+            } else {
+                continue;
+            };
+            of.extend(as_address(answer).map(|(_, address)| address));
+        }
+        Ok((asked, duplicate))
+    }
+
+    /// Take an address off a link.
+    pub(crate) fn delete_address(&mut self, index: u32, address: Cidr) -> Result<(), LinkError> {
+        let spec = AddressSpec {
+            address,
+            no_prefix_route: false,
+        };
+        let message = spec.message(index);
+        self.request(
+            || format!("taking {address} off link {index}"),
+            vec![(0, RouteNetlinkMessage::DelAddress(message))],
+        )
+        .map(drop)
+    }
+
+    /// Give a link a second name, which only tells what it is for.
+    pub(crate) fn set_alias(&mut self, index: u32, alias: &str) -> Result<(), LinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message
+            .attributes
+            .push(LinkAttribute::IfAlias(alias.to_owned()));
+        self.request(
+            || format!("giving link {index} the alias {alias}"),
+            vec![(0, RouteNetlinkMessage::SetLink(message))],
+        )
+        .map(drop)
     }
 
     /// The addresses of a link that were given to it by hand and mean the same everywhere: neither
@@ -412,6 +483,16 @@ impl Route {
     }
 }
 
+/// What becomes of an IPv6 address that somebody else may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Duplicates {
+    /// It is used at once. To ask first would hold a pod up for a second or more (RFC 4862, 5.4),
+    /// and the lease on disk already says that nobody else has it.
+    Trusted,
+    /// The kernel asks first; see [`Route::tentative`].
+    Detected,
+}
+
 /// An address to put on a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AddressSpec {
@@ -423,6 +504,10 @@ pub struct AddressSpec {
 
 impl AddressSpec {
     pub(crate) fn message(&self, index: u32) -> AddressMessage {
+        self.message_with(index, Duplicates::Trusted)
+    }
+
+    fn message_with(&self, index: u32, duplicates: Duplicates) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header.index = index;
         message.header.prefix_len = self.address.prefix;
@@ -439,9 +524,7 @@ impl AddressSpec {
             if let (IpAddr::V4(last), true) = (self.address.last(), self.address.prefix < 31) {
                 message.attributes.push(AddressAttribute::Broadcast(last));
             }
-        } else {
-            // Duplicate address detection would hold the pod up for a second or more (RFC 4862,
-            // 5.4); the lease on disk already says that nobody else has the address.
+        } else if duplicates == Duplicates::Trusted {
             flags |= AddressFlags::Nodad;
         }
         message
@@ -476,6 +559,10 @@ impl RouteSpec {
                 .map(|gw| RouteAttribute::Gateway(RouteAddress::from(gw))),
         );
         attributes.push(RouteAttribute::Oif(self.link));
+        attributes.extend(
+            self.src
+                .map(|src| RouteAttribute::PrefSource(RouteAddress::from(src))),
+        );
         attributes.extend(self.priority.map(RouteAttribute::Priority));
         attributes.extend(self.table.map(RouteAttribute::Table));
         let metrics: Vec<_> = self
@@ -544,12 +631,18 @@ fn as_link(message: RouteNetlinkMessage) -> Option<Link> {
         master: None,
         kind: String::new(),
         up: message.header.flags.contains(LinkFlags::Up),
+        promisc: message.header.flags.contains(LinkFlags::Promisc),
+        allmulti: message.header.flags.contains(LinkFlags::Allmulti),
+        queue: 0,
+        alias: String::new(),
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Address(mac) => link.mac = format_mac(&mac),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::TxQueueLen(length) => link.queue = length,
+            LinkAttribute::IfAlias(alias) => link.alias = alias,
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
@@ -564,7 +657,7 @@ fn as_link(message: RouteNetlinkMessage) -> Option<Link> {
     Some(link)
 }
 
-fn format_mac(bytes: &[u8]) -> String {
+pub(crate) fn format_mac(bytes: &[u8]) -> String {
     bytes
         .iter()
         .map(|b| format!("{b:02x}"))

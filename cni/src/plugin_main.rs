@@ -5,17 +5,27 @@ use std::env;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::builtin;
-use crate::exec::Call;
+use crate::exec::{Call, Dirs};
 use crate::types::{PluginError, SUPPORTED_VERSIONS, code};
 
 /// Where `host-local` keeps leases when its configuration does not say: as the reference plugin.
 const DEFAULT_LEASE_DIR: &str = "/var/lib/cni/networks";
+/// Where `tuning` keeps what a link was like before, as the reference plugin.
+const DEFAULT_TUNING_DIR: &str = "/run/cni/tuning";
+/// Patience with an IPAM plugin: it may wait for a DHCP server. The runtime has its own deadline.
+const DELEGATE_DEADLINE: Duration = Duration::from_secs(60);
 /// Longest input that is read.
 const LONGEST_INPUT: u64 = 16 << 20;
+
+/// Names of the plugins that [`plugin_main`] answers for.
+pub fn plugin_names() -> &'static [&'static str] {
+    &builtin::NAMES
+}
 
 /// Is this the name of a plugin that [`plugin_main`] answers for?
 pub fn is_plugin(name: &str) -> bool {
@@ -86,6 +96,9 @@ fn answer(name: &str) -> Result<Option<Value>, (String, PluginError)> {
         let text = format!("cniVersion {version} is not one of {known}");
         return Err((version, PluginError::new(code::INCOMPATIBLE_VERSION, text)));
     }
+    if let Err(text) = crate::conf::has_verb(&version, verb) {
+        return Err((version, PluginError::new(code::INCOMPATIBLE_VERSION, text)));
+    }
     let call = call(verb, conf).map_err(|e| (version.clone(), e))?;
     builtin::run(name, &call).map_err(|e| (version, e))
 }
@@ -118,9 +131,13 @@ fn call(verb: &'static str, conf: Value) -> Result<Call, PluginError> {
         netns: PathBuf::from(variable("CNI_NETNS")),
         ifname: variable("CNI_IFNAME"),
         args: variable("CNI_ARGS"),
-        // The first directory is enough for the one delegation there is: to an IPAM plugin.
-        bin_dir: PathBuf::from(variable("CNI_PATH").split(':').next().unwrap_or_default()),
-        lease_dir: PathBuf::from(DEFAULT_LEASE_DIR),
+        bin_dirs: env::split_paths(&variable("CNI_PATH")).collect(),
+        dirs: Dirs {
+            leases: PathBuf::from(DEFAULT_LEASE_DIR),
+            tuning: PathBuf::from(DEFAULT_TUNING_DIR),
+            own: false,
+        },
+        until: Instant::now() + DELEGATE_DEADLINE,
         drops_netns: false,
         conf,
     };
@@ -131,7 +148,7 @@ fn call(verb: &'static str, conf: Value) -> Result<Call, PluginError> {
                 format!("{:?} is not a container id", call.container_id),
             ));
         }
-        crate::network::check_ifname(&call.ifname).map_err(|e| invalid("CNI_IFNAME", e))?;
+        crate::attachment::check_ifname(&call.ifname).map_err(|e| invalid("CNI_IFNAME", e))?;
         if verb != "DEL" && call.netns.as_os_str().is_empty() {
             return Err(invalid("CNI_NETNS", "is missing".to_owned()));
         }

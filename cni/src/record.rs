@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::attachment::Attachment;
 use crate::conf::{self, NetworkList};
-use crate::network::{Attachment, Error};
+use crate::network::{Error, chain};
 use crate::types::AddResult;
 
 const KIND: &str = "podwright-attachment/v1";
@@ -34,6 +35,11 @@ impl Record {
             list: list.raw.clone(),
             result: None,
         }
+    }
+
+    /// The configuration as it was used.
+    pub(crate) fn raw_list(&self) -> &Value {
+        &self.list
     }
 
     pub(crate) fn list(&self) -> Result<NetworkList, Error> {
@@ -94,7 +100,37 @@ impl Records {
         }
     }
 
-    pub(crate) fn all(&self) -> Result<Vec<Record>, Error> {
+    /// Every record. One that cannot be read (the disk was full, the power failed) is no reason to
+    /// stop; it is removed if it is of no attachment in `valid`, which then has nothing but it.
+    pub(crate) fn all(&self, valid: &[(String, String)]) -> Result<Vec<Record>, Error> {
+        let mut records = Vec::new();
+        for path in self.paths()? {
+            match read(&path) {
+                Ok(record) => records.extend(record),
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "passing over an attachment's record");
+                    if !valid
+                        .iter()
+                        .any(|(id, ifname)| self.path(id, ifname) == path)
+                    {
+                        // What stays is looked at again next time.
+                        let _ = fs::remove_file(&path);
+                    }
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// Every record that can be read.
+    pub(crate) fn readable(&self) -> Result<Vec<Record>, Error> {
+        let paths = self.paths()?.into_iter();
+        Ok(paths
+            .filter_map(|path| read(&path).ok().flatten())
+            .collect())
+    }
+
+    fn paths(&self) -> Result<Vec<PathBuf>, Error> {
         let unreadable = |source| Error::State {
             what: "reading",
             path: self.dir.clone(),
@@ -104,14 +140,14 @@ impl Records {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(unreadable)?,
         };
-        let mut records = Vec::new();
+        let mut paths = Vec::new();
         for entry in entries {
             let path = entry.map_err(unreadable)?.path();
             if path.extension().is_some_and(|e| e == "json") {
-                records.extend(read(&path)?);
+                paths.push(path);
             }
         }
-        Ok(records)
+        Ok(paths)
     }
 }
 

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::cidr::Cidr;
 
 /// The versions this crate speaks, oldest first.
-pub const SUPPORTED_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", "1.1.0"];
+pub const SUPPORTED_VERSIONS: [&str; 4] = ["0.3.1", "0.4.0", "1.0.0", NEWEST_VERSION];
+/// The newest of them.
+pub const NEWEST_VERSION: &str = "1.1.0";
 
 /// The outcome of ADD: which interfaces a pod has, with which addresses and routes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +40,9 @@ impl AddResult {
     pub fn to_json(&self, version: &str) -> serde_json::Value {
         let mut result = self.clone();
         result.cni_version = version.to_owned();
+        if version != NEWEST_VERSION {
+            result.drop_newest();
+        }
         let mut json = serde_json::to_value(&result).expect("plain data always encodes");
         if version.starts_with("0.") {
             for ip in json["ips"].as_array_mut().into_iter().flatten() {
@@ -46,6 +51,18 @@ impl AddResult {
             }
         }
         json
+    }
+
+    /// What came with 1.1, an older reader may take for a mistake.
+    fn drop_newest(&mut self) {
+        for interface in &mut self.interfaces {
+            interface.mtu = None;
+            interface.socket_path.clear();
+            interface.pci_id.clear();
+        }
+        for route in &mut self.routes {
+            *route = Route::new(route.dst, route.gw);
+        }
     }
 }
 
@@ -108,6 +125,21 @@ pub struct Route {
     /// Scope (1.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<u8>,
+}
+
+impl Route {
+    /// A route without metrics.
+    pub fn new(dst: Cidr, gw: Option<IpAddr>) -> Route {
+        Route {
+            dst,
+            gw,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+        }
+    }
 }
 
 /// Name resolution.

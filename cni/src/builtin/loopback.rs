@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value;
 
-use super::{fields, internal, previous, unknown_verb, version};
+use super::input::{fields, previous, version};
+use super::{REPAIR, internal, unknown_verb};
 use crate::cidr::Cidr;
 use crate::exec::Call;
 use crate::fields::FieldError;
@@ -23,7 +24,7 @@ pub(super) fn run(call: &Call) -> Result<Option<Value>, PluginError> {
         "ADD" => add(call).map(Some),
         "CHECK" => check(call).map(|()| None),
         // Going down with the namespace is all there is to it.
-        "DEL" | "GC" | "STATUS" => Ok(None),
+        "DEL" | "GC" | "STATUS" | REPAIR => Ok(None),
         _ => Err(unknown_verb(call)),
     }
 }

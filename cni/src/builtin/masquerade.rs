@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use super::table::{self, octets, suffix};
+use super::table::{octets, sets, suffix};
 use crate::cidr::Cidr;
 use crate::nft::{CmpOp, Command, Data, Element, Expr, Register, Verdict, match_prefix};
 use crate::types::PluginError;
@@ -14,6 +14,17 @@ use crate::types::PluginError;
 /// Masquerade what pods send from `addresses`, except to `inside`, multicast and the pods' own
 /// subnets. Idempotent.
 pub(crate) fn add(name: &str, addresses: &[Cidr], inside: &[Cidr]) -> Result<(), PluginError> {
+    let (chains, elements) = commands(addresses, inside);
+    sets(name).add(&chains, &elements)
+}
+
+/// The same, when the rules may have been taken away but not the table.
+pub(crate) fn restore(name: &str, addresses: &[Cidr], inside: &[Cidr]) -> Result<(), PluginError> {
+    let (chains, elements) = commands(addresses, inside);
+    sets(name).restore(&chains, &elements)
+}
+
+fn commands(addresses: &[Cidr], inside: &[Cidr]) -> (Vec<Command>, Vec<Command>) {
     let mut not: Vec<Cidr> = inside.iter().map(Cidr::network).collect();
     not.extend(addresses.iter().map(Cidr::network));
     not.extend(["224.0.0.0/4", "ff00::/8"].map(|c| c.parse::<Cidr>().expect("a constant")));
@@ -29,18 +40,15 @@ pub(crate) fn add(name: &str, addresses: &[Cidr], inside: &[Cidr]) -> Result<(),
         chain: Some(chain.clone()),
     });
     chains.extend(rules(&chain, &not));
-    let mut elements = Vec::new();
-    for address in addresses {
-        let data = Some(Data::Verdict(Verdict::Goto(chain.clone())));
-        elements.push(Command::AddElements {
-            set: format!("masquerade{}", suffix(address.is_ipv4())),
-            elements: vec![Element {
-                key: octets(address.addr),
-                data,
-            }],
-        });
-    }
-    table::add(name, &chains, &elements)
+    let element = |address: &Cidr| Command::AddElements {
+        set: format!("masquerade{}", suffix(address.is_ipv4())),
+        elements: vec![Element {
+            key: octets(address.addr),
+            data: Some(Data::Verdict(Verdict::Goto(chain.clone()))),
+        }],
+    };
+    let elements = addresses.iter().map(element).collect();
+    (chains, elements)
 }
 
 /// Forget pods' addresses. Idempotent.
@@ -49,13 +57,15 @@ pub(crate) fn delete(name: &str, addresses: &[IpAddr]) -> Result<(), PluginError
         .iter()
         .map(|a| (format!("masquerade{}", suffix(a.is_ipv4())), octets(*a)))
         .collect();
-    table::delete(name, &elements)
+    sets(name).delete(&elements)
 }
 
 /// Is an address masqueraded?
 pub(crate) fn has(name: &str, address: IpAddr) -> Result<bool, PluginError> {
     let set = format!("masquerade{}", suffix(address.is_ipv4()));
-    table::get(name, &set, &octets(address)).map(|found| found.is_some())
+    sets(name)
+        .get(&set, &octets(address))
+        .map(|found| found.is_some())
 }
 
 fn chain_name(not: &[Cidr]) -> String {

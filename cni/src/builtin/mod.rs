@@ -2,58 +2,100 @@
 //! The plugin types that run in process. Each takes a [`Call`], as a foreign plugin would, and
 //! returns the JSON that it would print.
 
+mod bandwidth;
 mod bridge;
+mod firewall;
 mod host_local;
+mod input;
+mod ipam;
 mod loopback;
 pub(crate) mod masquerade;
 mod portmap;
+mod ptp;
+mod spoof;
+mod static_ip;
 pub(crate) mod table;
+mod tuning;
+mod veth;
 
 use serde_json::Value;
 
 use crate::exec::{self, Call};
 use crate::fields::{FieldError, Fields};
-use crate::types::{AddResult, PluginError, code};
+use crate::types::{PluginError, code};
 
 /// Names of the built-in plugins.
-pub(crate) const NAMES: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
-
-/// Fields that every plugin's input may have, besides its own.
-const COMMON: [&str; 9] = [
-    "cniVersion",
-    "cniVersions",
-    "name",
-    "type",
-    "capabilities",
-    "runtimeConfig",
-    "prevResult",
-    "cni.dev/attachments",
-    "cni.dev/valid-attachments",
+pub(crate) const NAMES: [&str; 9] = [
+    "bandwidth",
+    "bridge",
+    "firewall",
+    "host-local",
+    "loopback",
+    "portmap",
+    "ptp",
+    "static",
+    "tuning",
 ];
+
+/// What a built-in plugin is asked, beside the protocol's own verbs: restore what is missing on the
+/// host of an attachment that is there.
+pub(crate) const REPAIR: &str = "REPAIR";
 
 /// Run a plugin: in process when it is built in, else its executable.
 pub(crate) fn run(plugin: &str, call: &Call) -> Result<Option<Value>, PluginError> {
     match plugin {
+        "bandwidth" => bandwidth::run(call),
         "bridge" => bridge::run(call),
+        "firewall" => firewall::run(call),
         "host-local" => host_local::run(call),
         "loopback" => loopback::run(call),
         "portmap" => portmap::run(call),
-        foreign => exec::run(foreign, call, exec::DEADLINE),
+        "ptp" => ptp::run(call),
+        "static" => static_ip::run(call),
+        "tuning" => tuning::run(call),
+        // The protocol doesn't have it, and what a foreign plugin has made is its own.
+        _ if call.verb == REPAIR => Ok(None),
+        foreign => exec::run(foreign, call),
     }
 }
 
 /// Check the configuration of a plugin, if it is built in. `path` is where it stands in its list.
 pub(crate) fn check_conf(plugin: &str, path: &str, conf: Value) -> Result<(), FieldError> {
     match plugin {
+        "bandwidth" => bandwidth::Conf::parse(path, conf).map(drop),
         "bridge" => bridge::Conf::parse(path, conf).map(drop),
-        "host-local" => Err(FieldError::new(
-            format!("{path}.type"),
-            "host-local gives addresses to other plugins: name it as their ipam.type",
+        "firewall" => firewall::Conf::parse(path, conf).map(drop),
+        "host-local" | "static" => Err(FieldError::new(
+            Fields::child(path, "type"),
+            format!("{plugin} gives addresses to other plugins: name it as their ipam.type"),
         )),
         "loopback" => loopback::check_conf(path, conf),
         "portmap" => portmap::Conf::parse(path, conf).map(drop),
+        "ptp" => ptp::Conf::parse(path, conf).map(drop),
+        "tuning" => tuning::Conf::parse(path, conf).map(drop),
         _ => Ok(()),
     }
+}
+
+/// What a plugin owns on the host for all of its attachments together.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Owned {
+    /// Name of a bridge.
+    pub(crate) bridge: Option<String>,
+    /// Name of an nftables table.
+    pub(crate) table: Option<String>,
+}
+
+/// What a plugin with this configuration owns; nothing of one that is not built in.
+pub(crate) fn owned(plugin: &str, conf: Value) -> Owned {
+    match plugin {
+        "bridge" => bridge::Conf::parse("", conf).map(|conf| conf.owned()),
+        "firewall" => firewall::Conf::parse("", conf).map(|conf| conf.owned()),
+        "portmap" => portmap::Conf::parse("", conf).map(|conf| conf.owned()),
+        "ptp" => ptp::Conf::parse("", conf).map(|conf| conf.owned()),
+        _ => Ok(Owned::default()),
+    }
+    .unwrap_or_default()
 }
 
 impl From<FieldError> for PluginError {
@@ -72,80 +114,9 @@ fn internal(error: impl std::error::Error) -> PluginError {
     PluginError::from_error(code::INTERNAL, &error)
 }
 
-/// Open a plugin's input, without the fields that all share.
-fn fields(path: &str, conf: Value) -> Result<Fields, FieldError> {
-    let mut fields = Fields::new(path, conf)?;
-    fields.ignore(&COMMON);
-    Ok(fields)
-}
-
-/// What the plugins before this one have returned.
-fn previous(call: &Call) -> Result<Option<AddResult>, PluginError> {
-    match call.conf.get("prevResult") {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => serde_json::from_value(value.clone())
-            .map(Some)
-            .map_err(|e| PluginError::new(code::DECODING, format!("field prevResult: {e}"))),
-    }
-}
-
-fn required_previous(call: &Call) -> Result<AddResult, PluginError> {
-    previous(call)?
-        .ok_or_else(|| PluginError::new(code::INVALID_CONFIG, "field prevResult: is missing"))
-}
-
-fn network_name(call: &Call) -> Result<&str, PluginError> {
-    let name = call
-        .conf
-        .get("name")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    if crate::conf::is_name(name) {
-        return Ok(name);
-    }
-    Err(PluginError::new(
-        code::INVALID_CONFIG,
-        format!("field name: {name:?} is not a network name"),
-    ))
-}
-
-fn version(call: &Call) -> &str {
-    call.conf
-        .get("cniVersion")
-        .and_then(Value::as_str)
-        .unwrap_or("0.3.1")
-}
-
-/// (container id, interface name) of every attachment that GC must keep.
-fn valid_attachments(call: &Call) -> Result<Vec<(String, String)>, PluginError> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct One {
-        #[serde(rename = "containerID")]
-        container_id: String,
-        ifname: String,
-    }
-    let listed = call
-        .conf
-        .get("cni.dev/valid-attachments")
-        .or_else(|| call.conf.get("cni.dev/attachments"))
-        .cloned()
-        .ok_or_else(|| {
-            PluginError::new(
-                code::INVALID_CONFIG,
-                "field cni.dev/valid-attachments: is missing",
-            )
-        })?;
-    let listed: Vec<One> = serde_json::from_value(listed).map_err(|e| {
-        PluginError::new(
-            code::DECODING,
-            format!("field cni.dev/valid-attachments: {e}"),
-        )
-    })?;
-    Ok(listed
-        .into_iter()
-        .map(|one| (one.container_id, one.ifname))
-        .collect())
+/// Something is not as it should be.
+fn wrong(text: impl Into<String>) -> PluginError {
+    PluginError::new(code::INTERNAL, text)
 }
 
 fn unknown_verb(call: &Call) -> PluginError {
@@ -153,21 +124,4 @@ fn unknown_verb(call: &Call) -> PluginError {
         code::INVALID_ENVIRONMENT,
         format!("CNI_COMMAND {:?} is not known", call.verb),
     )
-}
-
-/// Where a plugin's own extension stands in its configuration: an object of this name.
-const EXTENSION: &str = "podwright";
-/// The nftables table of a plugin that was not told one.
-const DEFAULT_TABLE: &str = "podwright-cni";
-
-/// A table name is part of nothing but netlink messages, but must fit nft's own syntax.
-fn check_table(path: String, name: &str) -> Result<(), FieldError> {
-    const LONGEST: usize = 64;
-    if crate::conf::is_name(name) && name.len() <= LONGEST {
-        return Ok(());
-    }
-    Err(FieldError::new(
-        path,
-        format!("{name:?} is not a name for an nftables table"),
-    ))
 }

@@ -9,54 +9,58 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::table::{self, octets, suffix};
-use super::{
-    DEFAULT_TABLE, EXTENSION, check_table, fields, internal, previous, required_previous,
-    unknown_verb, version,
+use super::input::{
+    fields, only_nftables, previous, required_previous, table as table_name, version, wish,
 };
+use super::table::{octets, plain, sets, suffix};
+use super::{Owned, REPAIR, internal, unknown_verb};
+use crate::attachment::{PortMapping, Protocol};
 use crate::conntrack;
 use crate::exec::Call;
 use crate::fields::FieldError;
-use crate::network::{PortMapping, Protocol};
 use crate::nft::{Command, Data, Element};
 use crate::sysctl;
 use crate::types::{AddResult, PluginError, code};
 
+/// What the plugin's configuration says.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Conf {
     table: String,
+    /// Which connections to host ports come from the node's address.
+    sources: Sources,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sources {
+    /// None (`snat: false`): a pod does not reach its own host port, and 127.0.0.1 has none.
+    Kept,
+    /// Those that would not work otherwise.
+    Hairpin,
+    /// All (`masqAll`).
+    Node,
 }
 
 impl Conf {
     pub(super) fn parse(path: &str, conf: Value) -> Result<Conf, FieldError> {
         let mut fields = fields(path, conf)?;
-        let mut table = DEFAULT_TABLE.to_owned();
-        if let Some(mut own) = fields.object(EXTENSION)? {
-            if let Some(name) = own.take::<String>("table")? {
-                check_table(own.path_of("table"), &name)?;
-                table = name;
-            }
-            own.finish()?;
-        }
-        // "backend" of the reference plugin: there is one here.
-        match fields.take::<String>("backend")?.as_deref() {
-            None | Some("nftables") => {}
-            Some(other) => {
-                return Err(FieldError::new(
-                    fields.path_of("backend"),
-                    format!("{other:?} is not nftables"),
-                ));
-            }
-        }
-        // Always done: a pod's own host port would not work otherwise.
-        if fields.take::<bool>("snat")? == Some(false) {
-            return Err(FieldError::new(
-                fields.path_of("snat"),
-                "false is not supported",
-            ));
-        }
+        let table = table_name(&mut fields)?;
+        only_nftables(&mut fields, "backend")?;
+        let snat = fields.take::<bool>("snat")?.unwrap_or(true);
+        let all = fields.take::<bool>("masqAll")?.unwrap_or(false);
+        let sources = match (snat, all) {
+            (false, _) => Sources::Kept,
+            (true, false) => Sources::Hairpin,
+            (true, true) => Sources::Node,
+        };
         fields.finish()?;
-        Ok(Conf { table })
+        Ok(Conf { table, sources })
+    }
+
+    pub(super) fn owned(&self) -> Owned {
+        Owned {
+            bridge: None,
+            table: Some(self.table.clone()),
+        }
     }
 }
 
@@ -69,27 +73,12 @@ struct Port {
 }
 
 fn mappings(call: &Call) -> Result<Vec<PortMapping>, PluginError> {
-    let wrong = |text: String| {
-        PluginError::new(
-            code::INVALID_CONFIG,
-            format!("field runtimeConfig.portMappings: {text}"),
-        )
-    };
-    let listed = call
-        .conf
-        .pointer("/runtimeConfig/portMappings")
-        .cloned()
-        .unwrap_or(Value::Null);
-    let listed: Option<Vec<PortMapping>> =
-        serde_json::from_value(listed).map_err(|e| wrong(e.to_string()))?;
-    let listed = listed.unwrap_or_default();
-    for mapping in &listed {
-        if mapping.host_port == 0 || mapping.container_port == 0 {
-            return Err(wrong("a port is 0".to_owned()));
-        }
-        if mapping.protocol == Protocol::Sctp {
-            return Err(wrong("protocol sctp is not supported".to_owned()));
-        }
+    let listed: Vec<PortMapping> = wish(call, "portMappings")?.unwrap_or_default();
+    if listed
+        .iter()
+        .any(|m| m.host_port == 0 || m.container_port == 0)
+    {
+        return Err(FieldError::new("runtimeConfig.portMappings", "a port is 0").into());
     }
     Ok(listed)
 }
@@ -152,6 +141,7 @@ pub(super) fn run(call: &Call) -> Result<Option<Value>, PluginError> {
         },
         // What GC finds lost has been given to DEL, with its ports.
         "GC" | "STATUS" => Ok(None),
+        REPAIR => repair(&conf, &mappings(call)?, &required_previous(call)?).map(|()| None),
         _ => Err(unknown_verb(call)),
     }
 }
@@ -160,18 +150,24 @@ fn pod_addresses(result: &AddResult) -> Vec<IpAddr> {
     result.ips.iter().map(|ip| ip.address.addr).collect()
 }
 
-fn loops(addresses: &[IpAddr]) -> Vec<(String, Vec<u8>)> {
-    addresses
-        .iter()
-        .map(|a| (format!("loop{}", suffix(a.is_ipv4())), octets(*a).repeat(2)))
-        .collect()
-}
-
-/// Addresses of pods whose host ports are used at 127.0.0.1.
-fn locals(addresses: &[IpAddr]) -> Vec<(String, Vec<u8>)> {
-    let ipv4 = addresses.iter().filter(|a| a.is_ipv4());
-    ipv4.map(|a| ("localhost4".to_owned(), octets(*a)))
-        .collect()
+impl Conf {
+    /// The elements by which connections to the pod's host ports get another source.
+    fn translations(&self, addresses: &[IpAddr]) -> Vec<(String, Vec<u8>)> {
+        let mut elements = Vec::new();
+        for address in addresses {
+            let n = suffix(address.is_ipv4());
+            match self.sources {
+                Sources::Kept => {}
+                Sources::Hairpin => elements.push((format!("loop{n}"), octets(*address).repeat(2))),
+                Sources::Node => elements.push((format!("always{n}"), octets(*address))),
+            }
+            // IPv6 has no way from ::1 to a link.
+            if self.sources == Sources::Hairpin && address.is_ipv4() {
+                elements.push(("localhost4".to_owned(), octets(*address)));
+            }
+        }
+        elements
+    }
 }
 
 /// Lets the kernel send what comes from 127.0.0.1 out on the pods' link, and take the answers. Only
@@ -187,10 +183,7 @@ fn open_loopback(result: &AddResult) -> Result<(), PluginError> {
     }
 }
 
-fn add(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(), PluginError> {
-    if mappings.is_empty() {
-        return Ok(());
-    }
+fn commands(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Vec<Command> {
     let addresses = pod_addresses(result);
     let mut commands = Vec::new();
     for port in ports(mappings, &addresses) {
@@ -203,15 +196,46 @@ fn add(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(), 
             elements: vec![element],
         });
     }
-    for (set, key) in loops(&addresses).into_iter().chain(locals(&addresses)) {
+    for (set, key) in conf.translations(&addresses) {
         commands.push(Command::AddElements {
             set,
-            elements: vec![table::plain(key)],
+            elements: vec![plain(key)],
         });
     }
-    table::add(&conf.table, &[], &commands)?;
-    open_loopback(result)?;
+    commands
+}
+
+fn add(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(), PluginError> {
+    if mappings.is_empty() {
+        return Ok(());
+    }
+    sets(&conf.table)
+        .add(&[], &commands(conf, mappings, result))
+        .map_err(|error| taken(error, mappings))?;
+    if conf.sources != Sources::Kept {
+        open_loopback(result)?;
+    }
     forget_flows(mappings)
+}
+
+/// The kernel says only that something is there already.
+fn taken(mut error: PluginError, mappings: &[PortMapping]) -> PluginError {
+    if error.details.contains("File exists") {
+        let ports: Vec<_> = mappings.iter().map(PortMapping::to_string).collect();
+        error.msg = format!("another pod has one of the host ports {}", ports.join(", "));
+    }
+    error
+}
+
+fn repair(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(), PluginError> {
+    if mappings.is_empty() {
+        return Ok(());
+    }
+    sets(&conf.table).restore(&[], &commands(conf, mappings, result))?;
+    match conf.sources {
+        Sources::Kept => Ok(()),
+        _ => open_loopback(result),
+    }
 }
 
 fn delete(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(), PluginError> {
@@ -219,20 +243,19 @@ fn delete(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(
         return Ok(());
     }
     let addresses = pod_addresses(result);
-    let mut mine = loops(&addresses);
-    mine.extend(locals(&addresses));
+    let mut mine = conf.translations(&addresses);
     for port in ports(mappings, &addresses) {
-        if table::get(&conf.table, &port.map, &port.key)?.as_ref() == Some(&port.target) {
+        if sets(&conf.table).get(&port.map, &port.key)?.as_ref() == Some(&port.target) {
             mine.push((port.map, port.key));
         }
     }
-    table::delete(&conf.table, &mine)?;
+    sets(&conf.table).delete(&mine)?;
     forget_flows(mappings)
 }
 
 fn check(conf: &Conf, mappings: &[PortMapping], result: &AddResult) -> Result<(), PluginError> {
     for port in ports(mappings, &pod_addresses(result)) {
-        if table::get(&conf.table, &port.map, &port.key)?.as_ref() != Some(&port.target) {
+        if sets(&conf.table).get(&port.map, &port.key)?.as_ref() != Some(&port.target) {
             return Err(PluginError::new(
                 code::INTERNAL,
                 format!("a host port is missing in map {}", port.map),

@@ -308,7 +308,9 @@ fn type_number(fields: &[DataType]) -> u32 {
                 DataType::Ipv6Addr => 8,
                 DataType::InetProto => 12,
                 DataType::InetService => 13,
+                DataType::EtherAddr => 9,
                 DataType::Mark => 19,
+                DataType::IfName => 41,
             }
     })
 }
@@ -415,6 +417,7 @@ fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
                 MetaKey::InputLink => 4,
                 MetaKey::Mark => 3,
                 MetaKey::IifName => 6,
+                MetaKey::OifName => 7,
             };
             to.nested_data_meta().push_dreg(dreg.number()).push_key(key);
         }
@@ -425,6 +428,7 @@ fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
             dreg,
         } => {
             let base = match base {
+                PayloadBase::Link => 0,
                 PayloadBase::Network => 1,
                 PayloadBase::Transport => 2,
             };
@@ -653,6 +657,39 @@ pub(super) fn list_rules(family: Family, table: &str, seq: u32) -> Vec<u8> {
         request.encode().push_table_bytes(table.as_bytes());
     }
     chained.finalize().into_chained().into_buf()
+}
+
+/// A request for all elements of a set.
+pub(super) fn list_elements(family: Family, table: &str, set: &str, seq: u32) -> Vec<u8> {
+    const GET_ELEMENTS: u16 = 13;
+    const TABLE: u16 = 1;
+    const SET: u16 = 2;
+    const REQUEST_AND_DUMP: u16 = 0x301;
+    let mut bytes = vec![0; 4];
+    bytes.extend((NFNL_SUBSYS_NFTABLES << 8 | GET_ELEMENTS).to_ne_bytes());
+    bytes.extend(REQUEST_AND_DUMP.to_ne_bytes());
+    bytes.extend(seq.to_ne_bytes());
+    bytes.extend([0; 4]);
+    bytes.extend([family.number(), 0, 0, 0]);
+    push_text(&mut bytes, TABLE, table);
+    push_text(&mut bytes, SET, set);
+    let length = u32::try_from(bytes.len()).expect("a short message");
+    bytes[..4].copy_from_slice(&length.to_ne_bytes());
+    bytes
+}
+
+/// The keys in an answer to [`list_elements`].
+pub(super) fn element_keys(payload: &[u8]) -> Vec<Vec<u8>> {
+    const ELEMENTS: u16 = 3;
+    const KEY: u16 = 1;
+    const VALUE: u16 = 1;
+    let inner = |bytes, wanted| Attributes(bytes).find(|a| a.0 == wanted).map(|a| a.1);
+    let attributes = payload.get(NFGEN_HEADER..).unwrap_or_default();
+    let elements = inner(attributes, ELEMENTS).unwrap_or_default();
+    Attributes(elements)
+        .filter(|a| a.0 == LIST_ELEM)
+        .filter_map(|a| inner(inner(a.1, KEY)?, VALUE).map(<[u8]>::to_vec))
+        .collect()
 }
 
 /// The data in the answer to [`get_element`].

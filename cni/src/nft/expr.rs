@@ -31,6 +31,8 @@ pub enum Verdict {
 /// Which header an offset counts from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PayloadBase {
+    /// The Ethernet header.
+    Link,
     Network,
     Transport,
 }
@@ -48,6 +50,8 @@ pub enum MetaKey {
     InputLink,
     /// Name of the link the packet came in by: 16 bytes, the rest of a shorter name is zero.
     IifName,
+    /// The same of the link that it leaves by.
+    OifName,
 }
 
 /// A property of a packet's connection.

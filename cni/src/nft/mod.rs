@@ -98,6 +98,29 @@ impl Socket {
         self.apply(&transaction)
     }
 
+    /// The keys of all elements of a set or map; none when the set or the table is not there. For
+    /// clean-ups: it takes as long as there are elements.
+    pub(crate) fn keys(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+    ) -> Result<Vec<Vec<u8>>, NftError> {
+        let seq = self.socket.take_seqs(1);
+        let bytes = encode::list_elements(family, table, set, seq);
+        match self.socket.exchange(&bytes, seq, seq) {
+            Ok(answers) => Ok(answers
+                .iter()
+                .flat_map(|(_, payload)| encode::element_keys(payload))
+                .collect()),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
+            Err(source) => Err(NftError {
+                attempt: format!("listing {table} {set}"),
+                source,
+            }),
+        }
+    }
+
     /// The data of one element of a set or map (empty for a set); `None` when the element, the set
     /// or the table is not there. Asks for the one key, and lists nothing.
     pub fn element(

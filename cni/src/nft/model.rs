@@ -12,6 +12,8 @@ pub enum Family {
     Ip,
     /// IPv6.
     Ip6,
+    /// Frames on a bridge.
+    Bridge,
 }
 
 impl Family {
@@ -21,6 +23,7 @@ impl Family {
             Family::Inet => libc::NFPROTO_INET,
             Family::Ip => libc::NFPROTO_IPV4,
             Family::Ip6 => libc::NFPROTO_IPV6,
+            Family::Bridge => libc::NFPROTO_BRIDGE,
         };
         u8::try_from(number).expect("a small number")
     }
@@ -200,6 +203,9 @@ pub enum DataType {
     InetProto,
     InetService,
     Mark,
+    /// Name of a link, 16 bytes; the rest of a shorter one is zero.
+    IfName,
+    EtherAddr,
 }
 
 impl DataType {
@@ -207,7 +213,8 @@ impl DataType {
     pub fn width(self) -> u32 {
         match self {
             DataType::Ipv4Addr | DataType::Mark => 4,
-            DataType::Ipv6Addr => 16,
+            DataType::Ipv6Addr | DataType::IfName => 16,
+            DataType::EtherAddr => 6,
             DataType::InetProto => 1,
             DataType::InetService => 2,
         }

@@ -12,6 +12,7 @@ impl fmt::Display for Family {
             Family::Inet => "inet",
             Family::Ip => "ip",
             Family::Ip6 => "ip6",
+            Family::Bridge => "bridge",
         })
     }
 }

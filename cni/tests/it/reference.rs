@@ -155,7 +155,7 @@ fn errors_are_printed_as_the_protocol_wants_them() {
         (
             "bridge",
             "ADD",
-            json!({"cniVersion": "1.1.0", "name": "n", "vlan": 3}),
+            json!({"cniVersion": "1.1.0", "name": "n", "colour": "red"}),
             2,
         ),
         ("bridge", "NOD", json!({"cniVersion": "1.1.0"}), 4),
