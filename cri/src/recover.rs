@@ -82,11 +82,14 @@ pub(crate) fn decide(
 /// When the directories cannot be read, or a record was written by a newer podwright.
 pub(crate) async fn recover(runtime: &Arc<Runtime>) -> Result<()> {
     for id in list(&runtime.paths.sandboxes()).await? {
+        tracing::debug!(sandbox.id = %id, "looking at a sandbox");
         sandbox(runtime, &id).await?;
     }
     for id in list(&runtime.paths.containers()).await? {
+        tracing::debug!(container.id = %id, "looking at a container");
         container(runtime, &id).await?;
     }
+    tracing::debug!("looking for what belongs to nobody");
     sweep::now(runtime).await;
     for sandbox in runtime.sandboxes.all() {
         if let Some(shim) = sandbox.shim() {

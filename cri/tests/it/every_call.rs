@@ -165,8 +165,12 @@ impl Worker {
             {
                 self.storm.lives.fetch_add(1, Ordering::Relaxed);
             } else {
-                // What was cut off is removed by its name, or at the end.
-                self.remove_by_name(&format!("every{number}-")).await;
+                // What was cut off is removed by its name. Before the next one begins: pods that pile
+                // up make the machine busy and the daemon's start long, and use up the network.
+                let prefix = format!("every{number}-");
+                while self.storm.goes_on() && self.remove_by_name(&prefix).await.is_none() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
             }
         }
     }
@@ -217,25 +221,21 @@ impl Worker {
         Some(())
     }
 
-    async fn remove_by_name(&self, prefix: &str) {
-        let Ok(mut cri) = self.node.try_cri().await else {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            return;
-        };
+    /// Nothing when it was cut off.
+    async fn remove_by_name(&self, prefix: &str) -> Option<()> {
+        let mut cri = self.node.try_cri().await.ok()?;
         let listed = cri
             .list_pod_sandbox(v1::ListPodSandboxRequest::default())
             .await;
-        let Some(listed) = self.answer("list pods", listed, &[]) else {
-            return;
-        };
+        let listed = self.answer("list pods", listed, &[])?;
         let named = |pod: &v1::PodSandbox| {
             let metadata = pod.metadata.as_ref();
             metadata.is_some_and(|m| m.name.starts_with(prefix))
         };
         for pod in listed.items.into_iter().filter(named) {
-            // Cut off again: the next round, or the end, takes it.
-            let _ = self.end_pod(&pod.id).await;
+            self.end_pod(&pod.id).await?;
         }
+        Some(())
     }
 
     /// Every call on a running container.

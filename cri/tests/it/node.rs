@@ -86,6 +86,11 @@ fn the_daemon_of_another_test() {
     let Some(root) = std::env::var_os(APART) else {
         return;
     };
+    // Into the node's daemon.log, which is shown when a daemon does not start.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .init();
     let (ready, _is_ready) = oneshot::channel();
     let runtime = runtime();
     runtime
@@ -272,12 +277,22 @@ impl Node {
             if let Some(Daemon::Apart(child)) = &mut self.daemon
                 && let Some(status) = child.try_wait().unwrap()
             {
-                let log = fs::read_to_string(self.dir.path().join("daemon.log"));
-                panic!("the daemon ended with {status}: {}", log.unwrap());
+                panic!("the daemon ended with {status}: {}", self.last_words());
             }
-            assert!(start.elapsed() < PATIENCE, "the daemon is not ready");
+            let late = start.elapsed() > PATIENCE;
+            assert!(!late, "the daemon is not ready: {}", self.last_words());
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+
+    /// The end of what the daemons of this node have logged.
+    fn last_words(&self) -> String {
+        const LINES: usize = 60;
+        let log = fs::read(self.dir.path().join("daemon.log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let skipped = log.lines().count().saturating_sub(LINES);
+        let last: Vec<_> = log.lines().skip(skipped).collect();
+        last.join("\n")
     }
 
     /// Ends the daemon wherever it is. A daemon within this process is not killed in the middle of
