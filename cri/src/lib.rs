@@ -25,6 +25,7 @@ mod lifecycle;
 mod metrics;
 mod names;
 pub mod nri;
+mod oom_score;
 mod paths;
 mod purge;
 mod record;

@@ -14,7 +14,7 @@ use super::mounts::BindMount;
 use super::user::User;
 use crate::fault::{Fault, Result};
 use crate::sandbox::userns;
-use crate::{oci, v1};
+use crate::{oci, oom_score, v1};
 
 /// All that decides a container's spec.
 #[derive(Debug)]
@@ -149,16 +149,7 @@ fn process(spec: &mut Spec, input: &Input<'_>) -> Result<()> {
         .set_no_new_privileges(Some(input.security.no_new_privs))
         .set_apparmor_profile(input.apparmor.clone());
     // Also when it is zero: without one of its own, it would have the shim's.
-    let adjust = i32::try_from(input.oom_score_adj)
-        .ok()
-        .filter(|a| (-1000..=1000).contains(a))
-        .ok_or_else(|| {
-            Fault::invalid(format!(
-                "resources.oom_score_adj {} is outside -1000..=1000",
-                input.oom_score_adj
-            ))
-        })?;
-    process.set_oom_score_adj(Some(adjust));
+    process.set_oom_score_adj(Some(oom_score::checked(input.oom_score_adj)?));
     if !input.security.privileged {
         process.set_capabilities(Some(capabilities(&input.capabilities)?));
     }

@@ -226,7 +226,7 @@ pub(crate) fn pause(
         shm_in: None,
         client_annotations: &HashMap::new(),
         annotations,
-        least_oom_score: least_oom_score(),
+        least_oom_score: crate::oom_score::least(),
     })?;
     write(&bundle, &value)?;
     let rootfs = bundle.join("rootfs");
@@ -280,20 +280,6 @@ fn pause_spec(input: &SandboxInput) -> Result<Spec> {
         edit.set(&["linux", "sysctl", name], value.as_str());
     }
     edit.finish("podwright")
-}
-
-/// Without CAP_SYS_RESOURCE no process may be protected more than this one is.
-pub(crate) fn least_oom_score() -> i64 {
-    let may = caps::has_cap(
-        None,
-        caps::CapSet::Effective,
-        caps::Capability::CAP_SYS_RESOURCE,
-    );
-    if may.unwrap_or(false) {
-        return -1000;
-    }
-    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-    own.trim().parse().unwrap_or(0)
 }
 
 #[cfg(test)]

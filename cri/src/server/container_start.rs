@@ -246,7 +246,7 @@ fn external_plan(
         shm_in: shares_shm.then_some(*dir),
         client_annotations: &record.config.0.annotations,
         annotations: external::bundle::annotations(sandbox, Some(record)),
-        least_oom_score: external::bundle::least_oom_score(),
+        least_oom_score: crate::oom_score::least(),
     })?;
     external::bundle::write(dir, &config)?;
     let plan = external::bundle::plan(handler, dir, &record.id, spec, place, shares_shm);

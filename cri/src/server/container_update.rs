@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! UpdateContainerResources: new limits for a created or running container.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use super::container_create::linux_resources;
+use super::container_create::{linux_resources, load_spec, save_spec};
 use crate::container::{ContainerRecord, State, resources};
 use crate::fault::{Fault, Result};
 use crate::nri::{Update, api::Event};
 use crate::runtime::{Container, Runtime, cgroup_path};
-use crate::{blocking, v1};
+use crate::{blocking, oom_score, v1};
 
 /// Applies the limits that are said; the others stay. The record follows, so that a restart and the
 /// status show them.
@@ -32,14 +33,9 @@ pub(crate) async fn update(
             let _ops = container.ops.lock().await;
             let record = container.record.get();
             check_updatable(&record)?;
-            let old = linux_resources(&record.config.0);
-            if wanted.oom_score_adj != 0 && wanted.oom_score_adj != old.oom_score_adj {
-                return Err(Fault::invalid(
-                    "resources.oom_score_adj of a created container cannot be changed",
-                ));
-            }
             // What the client asks for must be possible, whatever plugins make of it.
             resources::limits(&wanted)?;
+            oom_score::checked(wanted.oom_score_adj)?;
             let _hold = runtime_.nri.hold().await;
             let update = runtime_.nri_update(&container, wanted).await?;
             carry_out(&runtime_, &container, update).await?;
@@ -74,6 +70,7 @@ pub(crate) async fn carry_out(
     let record = container.record.get();
     check_updatable(&record)?;
     let old = linux_resources(&record.config.0);
+    let score = new_score(&old, &update.wanted)?;
     if let State::Running { .. } = record.state {
         let path = cgroup_path(&record.cgroup)?;
         let limits = update.limits.clone();
@@ -82,10 +79,17 @@ pub(crate) async fn carry_out(
                 manager.apply(&path, &limits)
             })
             .await?;
+        if let Some(score) = score {
+            set_score(runtime, &record, score).await?;
+        }
     }
     let merged = resources::updated(&old, &update.wanted);
     let dir = container.record.dir().to_owned();
-    blocking::run("noting a container's limits", move || update.note(&dir)).await??;
+    blocking::run("noting a container's limits", move || {
+        update.note(&dir)?;
+        score.map_or(Ok(()), |score| note_score(&dir, score))
+    })
+    .await??;
     container
         .record
         .update(|r| {
@@ -94,4 +98,38 @@ pub(crate) async fn carry_out(
         })
         .await?;
     Ok(())
+}
+
+/// A kubelet sends the score with each change of a container's memory, on which it depends. Zero is
+/// "not said".
+fn new_score(
+    old: &v1::LinuxContainerResources,
+    wanted: &v1::LinuxContainerResources,
+) -> Result<Option<i32>> {
+    match wanted.oom_score_adj {
+        0 => Ok(None),
+        same if same == old.oom_score_adj => Ok(None),
+        other => oom_score::checked(other).map(Some),
+    }
+}
+
+async fn set_score(runtime: &Runtime, record: &ContainerRecord, score: i32) -> Result<()> {
+    let path = cgroup_path(&record.cgroup)?;
+    let manager = runtime.cgroups.clone();
+    blocking::run("setting a container's OOM score", move || {
+        oom_score::set(score, || {
+            let found = manager.pids(&path);
+            found.map_err(|e| Fault::internal("looking for the container's processes", e))
+        })
+    })
+    .await?
+}
+
+/// Execs, and a first process that is still to come, have what the spec says. Blocks.
+fn note_score(dir: &Path, score: i32) -> Result<()> {
+    let mut spec = load_spec(dir)?;
+    let mut process = spec.process().clone().unwrap_or_default();
+    process.set_oom_score_adj(Some(score));
+    spec.set_process(Some(process));
+    save_spec(dir, &spec)
 }

@@ -141,6 +141,7 @@ fn limits_are_applied_updated_and_counted() {
             container_id: id.clone(),
             linux: Some(v1::LinuxContainerResources {
                 memory_limit_in_bytes: 128 << 20,
+                oom_score_adj: 950,
                 ..Default::default()
             }),
             ..Default::default()
@@ -151,6 +152,8 @@ fn limits_are_applied_updated_and_counted() {
             .await
             .unwrap();
         assert_eq!(available().await, 128 << 20);
+        let score = "cat /proc/1/oom_score_adj /proc/self/oom_score_adj";
+        assert_eq!(node.exec(&id, score).await.0, "950\n950\n");
         let shown = node.status(&id).await.resources.unwrap().linux.unwrap();
         assert_eq!(
             (shown.memory_limit_in_bytes, shown.cpu_quota),
