@@ -7,6 +7,7 @@ use cri::v1;
 use nix::mount::{MsFlags, mount};
 
 use crate::node::{self, Handle, shell, test, test_prepared};
+use crate::{streams, volumes};
 
 /// crun refuses hybrid cgroup mounts, and takes the directory of one for the mount itself. So the
 /// node's mount namespace gets a directory of cgroup mounts without it.
@@ -239,4 +240,62 @@ fn handlers_are_listed_and_unknown_ones_refused() {
         let refused = node.cri().await.run_pod_sandbox(request).await.unwrap_err();
         assert_eq!(refused.message(), "no runtime for \"kata\" is configured");
     });
+}
+
+/// What streams carry, and what is killed, is inside, behind a process of the runtime.
+fn streams_reach_into_it(handler: &'static str) {
+    if !is_there(handler) {
+        return;
+    }
+    test_prepared(false, without_hybrid, move |node| async move {
+        let pod = run_pod(&node, "streams", handler).await;
+        streams::execs_with_streams(&node, &pod).await;
+        streams::execs_with_a_terminal(&node, &pod).await;
+        streams::attaches(&node, &pod).await;
+        streams::attaches_to_a_terminal(&node, &pod).await;
+        let server = shell("server", streams::ECHO_SERVER);
+        let server = node.launch(&pod, server).await;
+        streams::forwards_ports(&node, &pod, &server).await;
+        let lasts = node.launch(&pod, shell("lasts", "sleep 1000")).await;
+        let request = v1::ExecSyncRequest {
+            container_id: lasts.clone(),
+            cmd: node::words(&["sleep", "5432"]),
+            timeout: 1,
+        };
+        let late = node.cri().await.exec_sync(request).await.unwrap_err();
+        assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
+        streams::gone(&node, &lasts, "[s]leep 5432").await;
+        node.remove_pod(&pod).await;
+    });
+}
+
+#[test]
+fn streams_reach_into_runc() {
+    streams_reach_into_it("runc");
+}
+
+#[test]
+fn streams_reach_into_crun() {
+    streams_reach_into_it("crun");
+}
+
+fn images_are_volumes(handler: &'static str) {
+    if !is_there(handler) {
+        return;
+    }
+    test_prepared(false, without_hybrid, move |node| async move {
+        let pod = run_pod(&node, "volumes", handler).await;
+        volumes::shows_an_image(&node, &pod).await;
+        node.remove_pod(&pod).await;
+    });
+}
+
+#[test]
+fn images_are_volumes_of_runc() {
+    images_are_volumes("runc");
+}
+
+#[test]
+fn images_are_volumes_of_crun() {
+    images_are_volumes("crun");
 }

@@ -84,79 +84,118 @@ async fn exec_url(node: &Handle, id: &str, command: &str, tty: bool) -> String {
 fn exec_streams_have_an_end_and_a_code() {
     test(|node| async move {
         let pod = node.run_pod(node.pod("stream")).await;
-        let id = node.launch(&pod, shell("main", "sleep 1000")).await;
-        let url = exec_url(&node, &id, "cat; exit 4", false).await;
-        let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
-        send(&mut socket, 0, b"typed").await;
-        send(&mut socket, 255, &[0]).await;
-        let (out, status) = to_end(&mut socket).await;
-        assert_eq!(out, "typed");
-        assert_eq!(status["reason"], "NonZeroExitCode");
-        assert_eq!(status["details"]["causes"][0]["message"], "4");
-        assert!(
-            open(&url, "v5.channel.k8s.io").await.is_err(),
-            "a token works once"
-        );
-
-        let url = exec_url(&node, &id, "echo four", false).await;
-        let mut socket = open(&url, "v4.channel.k8s.io").await.unwrap();
-        let (out, status) = to_end(&mut socket).await;
-        assert_eq!(
-            (out.as_str(), status["status"].as_str()),
-            ("four\n", Some("Success"))
-        );
+        execs_with_streams(&node, &pod).await;
     });
+}
+
+/// Execs of a pod's container have streams of their own, an end and a code.
+pub(crate) async fn execs_with_streams(node: &Handle, pod: &str) {
+    let id = node.launch(pod, shell("main", "sleep 1000")).await;
+    let url = exec_url(node, &id, "cat; exit 4", false).await;
+    let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
+    send(&mut socket, 0, b"typed").await;
+    send(&mut socket, 255, &[0]).await;
+    let (out, status) = to_end(&mut socket).await;
+    assert_eq!(out, "typed");
+    assert_eq!(status["reason"], "NonZeroExitCode");
+    assert_eq!(status["details"]["causes"][0]["message"], "4");
+    assert!(
+        open(&url, "v5.channel.k8s.io").await.is_err(),
+        "a token works once"
+    );
+
+    let url = exec_url(node, &id, "echo four", false).await;
+    let mut socket = open(&url, "v4.channel.k8s.io").await.unwrap();
+    let (out, status) = to_end(&mut socket).await;
+    assert_eq!(
+        (out.as_str(), status["status"].as_str()),
+        ("four\n", Some("Success"))
+    );
 }
 
 #[test]
 fn terminals_have_a_size_and_die_with_their_client() {
     test(|node| async move {
         let pod = node.run_pod(node.pod("tty")).await;
-        let id = node.launch(&pod, shell("main", "sleep 1000")).await;
-        let url = exec_url(
-            &node,
-            &id,
-            "read line; stty size; echo $line; sleep 4321",
-            true,
-        )
-        .await;
-        let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
-        send(&mut socket, 4, br#"{"Width":91,"Height":17}"#).await;
-        send(&mut socket, 0, b"go\n").await;
-        let mut out = String::new();
-        while !out.contains("17 91\r\ngo") {
-            let (channel, data) = next(&mut socket).await.unwrap();
-            assert_eq!(channel, 1);
-            out.push_str(&String::from_utf8_lossy(&data));
-        }
-        drop(socket);
-        gone(&node, &id, "[s]leep 4321").await;
+        execs_with_a_terminal(&node, &pod).await;
     });
+}
+
+/// An exec's terminal has a size, which can be changed, and what runs in it dies with its client.
+pub(crate) async fn execs_with_a_terminal(node: &Handle, pod: &str) {
+    let id = node.launch(pod, shell("tty", "sleep 1000")).await;
+    let command = "read line; stty size; echo $line; sleep 4321";
+    let url = exec_url(node, &id, command, true).await;
+    let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
+    send(&mut socket, 4, br#"{"Width":91,"Height":17}"#).await;
+    send(&mut socket, 0, b"go\n").await;
+    let mut out = String::new();
+    while !out.contains("17 91\r\ngo") {
+        let (channel, data) = next(&mut socket).await.unwrap();
+        assert_eq!(channel, 1);
+        out.push_str(&String::from_utf8_lossy(&data));
+    }
+    drop(socket);
+    gone(node, &id, "[s]leep 4321").await;
 }
 
 #[test]
 fn attaching_joins_the_container() {
     test(|node| async move {
         let pod = node.run_pod(node.pod("attach")).await;
-        let mut config = shell("main", "while read line; do echo got $line; done; exit 0");
-        config.stdin = true;
-        config.stdin_once = true;
-        let id = node.launch(&pod, config).await;
-        let request = v1::AttachRequest {
-            container_id: id.clone(),
-            stdin: true,
-            stdout: true,
-            stderr: true,
-            tty: false,
-        };
-        let url = node.attach_url(request).await;
-        let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
-        send(&mut socket, 0, b"one\n").await;
-        assert_eq!(next(&mut socket).await.unwrap(), (1, b"got one\n".to_vec()));
-        send(&mut socket, 255, &[0]).await;
-        let (_, status) = to_end(&mut socket).await;
-        assert_eq!(status["status"], "Success");
-        assert_eq!(node.ended(&id).await.exit_code, 0);
+        attaches(&node, &pod).await;
+    });
+}
+
+/// Attaching joins a container's streams, and its stdin ends with the client's.
+pub(crate) async fn attaches(node: &Handle, pod: &str) {
+    let mut config = shell("reads", "while read line; do echo got $line; done; exit 0");
+    config.stdin = true;
+    config.stdin_once = true;
+    let id = node.launch(pod, config).await;
+    let request = v1::AttachRequest {
+        container_id: id.clone(),
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        tty: false,
+    };
+    let url = node.attach_url(request).await;
+    let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
+    send(&mut socket, 0, b"one\n").await;
+    assert_eq!(next(&mut socket).await.unwrap(), (1, b"got one\n".to_vec()));
+    send(&mut socket, 255, &[0]).await;
+    let (_, status) = to_end(&mut socket).await;
+    assert_eq!(status["status"], "Success");
+    assert_eq!(node.ended(&id).await.exit_code, 0);
+}
+
+/// The same for a container with a terminal, whose size the client sets.
+pub(crate) async fn attaches_to_a_terminal(node: &Handle, pod: &str) {
+    let mut config = shell("terminal", "read line; stty size; echo $line; exit 6");
+    (config.tty, config.stdin) = (true, true);
+    let id = node.launch(pod, config).await;
+    let request = v1::AttachRequest {
+        container_id: id.clone(),
+        stdin: true,
+        stdout: true,
+        stderr: false,
+        tty: true,
+    };
+    let url = node.attach_url(request).await;
+    let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
+    send(&mut socket, 4, br#"{"Width":93,"Height":19}"#).await;
+    send(&mut socket, 0, b"go\n").await;
+    let (out, _) = to_end(&mut socket).await;
+    assert!(out.contains("19 93\r\ngo"), "{out:?}");
+    assert_eq!(node.ended(&id).await.exit_code, 6);
+}
+
+#[test]
+fn attaching_to_a_terminal_sets_its_size() {
+    test(|node| async move {
+        let pod = node.run_pod(node.pod("terminal")).await;
+        attaches_to_a_terminal(&node, &pod).await;
     });
 }
 
@@ -301,7 +340,7 @@ fn spdy_terminals_have_a_size_and_die_with_their_client() {
     });
 }
 
-async fn gone(node: &Handle, id: &str, pattern: &str) {
+pub(crate) async fn gone(node: &Handle, id: &str, pattern: &str) {
     let start = std::time::Instant::now();
     let count = format!("ps | grep -c '{pattern}'");
     while node.exec(id, &count).await.0 != "0\n" {

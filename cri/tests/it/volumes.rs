@@ -108,30 +108,8 @@ const DATA: &str = "example.test/data:1";
 #[test]
 fn an_image_is_a_volume() {
     test(|node| async move {
-        import(&node, DATA, LAYERS).await;
         let pod = node.run_pod(node.pod("volumes")).await;
-        let mut config = shell("main", "sleep 1000");
-        config.mounts = vec![
-            volume(DATA, "/whole", ""),
-            volume(DATA, "/part", "etc"),
-            volume(DATA, "/file", "/top"),
-            volume(DATA, "/single", "lower"),
-            volume(DATA, "/linked", "in"),
-        ];
-        let id = node.launch(&pod, config.clone()).await;
-        let read = "cat /whole/etc/one /part/one /file /single/only /linked/one";
-        assert_eq!(node.exec(&id, read).await.0, "11231");
-        let (text, _) = node.exec(&id, "ls /whole/etc /part").await;
-        assert!(!text.contains("gone"), "{text}");
-        for write in [
-            "touch /whole/x",
-            "touch /part/x",
-            "echo x >/file",
-            "touch /single/x",
-        ] {
-            let (_, code) = node.exec(&id, write).await;
-            assert_ne!(code, 0, "{write}");
-        }
+        let id = shows_an_image(&node, &pod).await;
         let status = node.status(&id).await;
         let image = status.mounts[0].image.clone().unwrap();
         let mut images = node.images().await;
@@ -155,6 +133,34 @@ fn an_image_is_a_volume() {
         let error = node.create(&pod, shell_with(volume(DATA, "/x", ""))).await;
         assert_eq!(error.unwrap_err().code(), tonic::Code::NotFound);
     });
+}
+
+/// A container of this pod that has an image as a volume in every way, and can write to none.
+pub(crate) async fn shows_an_image(node: &Handle, pod: &str) -> String {
+    import(node, DATA, LAYERS).await;
+    let mut config = shell("main", "sleep 1000");
+    config.mounts = vec![
+        volume(DATA, "/whole", ""),
+        volume(DATA, "/part", "etc"),
+        volume(DATA, "/file", "/top"),
+        volume(DATA, "/single", "lower"),
+        volume(DATA, "/linked", "in"),
+    ];
+    let id = node.launch(pod, config).await;
+    let read = "cat /whole/etc/one /part/one /file /single/only /linked/one";
+    assert_eq!(node.exec(&id, read).await.0, "11231");
+    let (text, _) = node.exec(&id, "ls /whole/etc /part").await;
+    assert!(!text.contains("gone"), "{text}");
+    for write in [
+        "touch /whole/x",
+        "touch /part/x",
+        "echo x >/file",
+        "touch /single/x",
+    ] {
+        let (_, code) = node.exec(&id, write).await;
+        assert_ne!(code, 0, "{write}");
+    }
+    id
 }
 
 fn shell_with(mount: v1::Mount) -> v1::ContainerConfig {
