@@ -143,12 +143,13 @@ pub(crate) fn apparmor(
     Ok(Some(name.to_owned()))
 }
 
-/// Refuses SELinux labels.
+/// Refuses SELinux labels. On a kernel without SELinux a label means nothing, and workloads that name
+/// one run there all the same, as with containerd.
 ///
 /// # Errors
-/// When any part of a label is given.
+/// When any part of a label is given, and the kernel has SELinux.
 pub(crate) fn selinux(options: Option<&v1::SeLinuxOption>, kernel_has_it: bool) -> Result<()> {
-    let Some(options) = options else {
+    let Some(options) = options.filter(|_| kernel_has_it) else {
         return Ok(());
     };
     let fields = [
@@ -160,12 +161,7 @@ pub(crate) fn selinux(options: Option<&v1::SeLinuxOption>, kernel_has_it: bool) 
     match fields.iter().find(|(_, value)| !value.is_empty()) {
         None => Ok(()),
         Some((field, value)) => Err(Fault::invalid(format!(
-            "selinux_options.{field} {value:?} cannot be applied: {}",
-            if kernel_has_it {
-                "podwright does not label processes yet"
-            } else {
-                "SELinux is not enabled on this kernel"
-            }
+            "selinux_options.{field} {value:?} cannot be applied: podwright does not label processes yet"
         ))),
     }
 }
@@ -246,11 +242,12 @@ mod tests {
             ..Default::default()
         };
         assert!(
-            selinux(Some(&label), false)
+            selinux(Some(&label), true)
                 .unwrap_err()
                 .to_string()
                 .contains("selinux_options.level")
         );
-        assert!(selinux(Some(&v1::SeLinuxOption::default()), false).is_ok());
+        assert!(selinux(Some(&v1::SeLinuxOption::default()), true).is_ok());
+        assert!(selinux(Some(&label), false).is_ok());
     }
 }

@@ -49,7 +49,7 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
     test(|node| async move {
         let pod = node.run_pod(node.pod("refuse")).await;
         type Change = fn(&mut v1::ContainerConfig);
-        let cases: [(&str, Change); 7] = [
+        let cases: [(&str, Change); 6] = [
             ("FLY", |c| {
                 context(c).capabilities = Some(v1::Capability {
                     add_capabilities: vec!["FLY".into()],
@@ -69,12 +69,6 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
                     host_path: "/dev/absent".into(),
                     ..Default::default()
                 }];
-            }),
-            ("selinux_options.level", |c| {
-                context(c).selinux_options = Some(v1::SeLinuxOption {
-                    level: "s0".into(),
-                    ..Default::default()
-                });
             }),
         ];
         for (word, change) in cases {
