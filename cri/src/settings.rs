@@ -89,7 +89,8 @@ pub struct Images {
     /// A pull from which no byte arrives for this long has failed; 0 waits for ever.
     #[serde(with = "friendly")]
     pub progress_timeout: Duration,
-    /// References of images that are shown as pinned, so that a kubelet never collects them.
+    /// Images that are shown as pinned, so that a kubelet never collects them: names in any spelling,
+    /// ids, `name*` for all that begin so, `*word*` for all that have the word.
     pub pinned: Vec<String>,
     /// Credentials for pulls that bring none, in the form of docker's config.json.
     pub auth_file: Option<PathBuf>,

@@ -110,13 +110,35 @@ fn wire(image: &Image, pinned: &[String]) -> v1::Image {
     }
 }
 
-/// Whether `name`, normal or not, is one of the image's names or its id.
+/// Whether `name`, normal or not, is one of the image's names or its id. As in CRI-O, `name*` is every
+/// name that begins so, and `*word*` every one that has the word.
 fn is_named(image: &Image, name: &str) -> bool {
-    let full = name.parse::<Reference>().map(|name| name.to_string());
-    let is = |known: &String| full.as_ref() == Ok(known);
-    image.repo_tags.iter().any(is)
-        || image.repo_digests.iter().any(is)
-        || image.id.to_string() == name
+    let mut names = image.repo_tags.iter().chain(&image.repo_digests);
+    if let Some(start) = name.strip_suffix('*') {
+        return match start.strip_prefix('*') {
+            Some(word) => names.any(|known| known.contains(word)),
+            None => names.any(|known| begins(known, start)),
+        };
+    }
+    let id = image.id.to_string();
+    if id == name || id.strip_prefix("sha256:") == Some(name) {
+        return true;
+    }
+    let Ok(full) = name.parse::<Reference>() else {
+        return false;
+    };
+    // A tag beside a digest is dropped, and so both spellings are the same.
+    names.any(|known| *known == full.to_string())
+}
+
+/// Whether a normalised name begins like this, in full or as people write it.
+fn begins(known: &str, start: &str) -> bool {
+    let short = known.strip_prefix("docker.io/");
+    let shorter = short.and_then(|name| name.strip_prefix("library/"));
+    [Some(known), short, shorter]
+        .into_iter()
+        .flatten()
+        .any(|name| name.starts_with(start))
 }
 
 /// All images, or the one that the filter names.
@@ -258,4 +280,71 @@ pub(crate) async fn fs_info(runtime: &Arc<Runtime>) -> Result<v1::ImageFsInfoRes
         image_filesystems: vec![entry(&info.mountpoint, info.used_bytes, info.inodes_used)],
         container_filesystems: vec![entry(&containers, usage.bytes, usage.inodes)],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::Digest;
+
+    const DIGEST: &str = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn image() -> Image {
+        Image {
+            id: Digest::of(b"configuration"),
+            repo_tags: Vec::new(),
+            repo_digests: Vec::new(),
+            size: 0,
+            config: Default::default(),
+            layers: Vec::new(),
+            pinned: false,
+        }
+    }
+
+    #[test]
+    fn what_is_pinned_is_found_however_it_is_written() {
+        let named = |tags: &[&str], name: &str| {
+            let image = Image {
+                repo_tags: tags.iter().map(|&tag| tag.to_owned()).collect(),
+                repo_digests: vec![format!("docker.io/library/busybox@{DIGEST}")],
+                ..image()
+            };
+            is_named(&image, name)
+        };
+        let tags = ["docker.io/library/busybox:latest"];
+        let id = image().id.to_string();
+        for name in [
+            "busybox",
+            "busybox:latest",
+            "library/busybox",
+            "docker.io/busybox",
+            "index.docker.io/library/busybox:latest",
+            &format!("busybox@{DIGEST}"),
+            &format!("busybox:1@{DIGEST}"),
+            &id,
+            id.strip_prefix("sha256:").unwrap(),
+            "busy*",
+            "docker.io/library/busybox:*",
+            "library/*",
+            "*sybo*",
+            "*",
+        ] {
+            assert!(named(&tags, name), "{name}");
+        }
+        for name in [
+            "busybox:1",
+            "example.test/busybox",
+            "busybo",
+            "box*",
+            "*none*",
+            "Not A Name",
+            "",
+            "sha256:",
+        ] {
+            assert!(!named(&tags, name), "{name}");
+        }
+        let tags = ["registry.k8s.io/pause:3.10"];
+        assert!(named(&tags, "registry.k8s.io/pause*"));
+        assert!(!named(&tags, "pause*"));
+    }
 }
