@@ -17,6 +17,7 @@ mod lifecycle;
 mod memory;
 mod node;
 mod nri;
+mod pulls;
 mod refusals;
 mod registry;
 mod restart;
