@@ -38,6 +38,6 @@ mod sysctl;
 pub mod types;
 
 pub use fields::FieldError;
-pub use network::{Attachment, Capabilities, Error, Network, PortMapping, Protocol};
+pub use network::{Attached, Attachment, Capabilities, Error, Network, PortMapping, Protocol};
 pub use plugin_main::{is_plugin, plugin_main, plugin_names};
 pub use setup::{CleanupError, cleanup, default_conflist};

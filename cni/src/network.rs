@@ -16,6 +16,17 @@ use crate::types::{AddResult, PluginError};
 use claims::Claims;
 use input::Extra;
 
+/// An attachment as it is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Name of the network.
+    pub network: String,
+    /// Who is attached.
+    pub attachment: Attachment,
+    /// What ADD returned.
+    pub result: Option<AddResult>,
+}
+
 /// Why an operation on the network failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -161,6 +172,16 @@ impl Network {
     pub async fn gc(&self, valid: &[(String, String)]) -> Result<(), Error> {
         let valid = valid.to_vec();
         self.in_thread(move |inner| inner.gc(&valid)).await
+    }
+
+    /// What is attached, as it is remembered, in no order. For people to look at: an ADD that is
+    /// under way is among them, without a result.
+    pub async fn attached(&self) -> Result<Vec<Attached>, Error> {
+        self.in_thread(|inner| {
+            let records = inner.records().readable()?;
+            Ok(records.into_iter().map(Attached::from).collect())
+        })
+        .await
     }
 
     /// The result of an earlier [`Network::add`], if the pod is still attached.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::attachment::Attachment;
 use crate::conf::{self, NetworkList};
-use crate::network::{Error, chain};
+use crate::network::{Attached, Error, chain};
 use crate::types::AddResult;
 
 const KIND: &str = "podwright-attachment/v1";
@@ -49,6 +49,16 @@ impl Record {
                 self.attachment.container_id
             ))
         })
+    }
+}
+
+impl From<Record> for Attached {
+    fn from(record: Record) -> Attached {
+        Attached {
+            network: record.network,
+            attachment: record.attachment,
+            result: record.result,
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use crate::paths::Paths;
 use crate::settings::Live;
 
 /// Everything that tells one runtime from another on the same machine.
@@ -24,4 +25,12 @@ pub struct Config {
     pub registries_dir: PathBuf,
     /// Everything else, which may change while the daemon runs.
     pub settings: Live,
+}
+
+impl Config {
+    /// The network that this runtime attaches pods to, whether or not it runs.
+    pub fn network(&self) -> cni::Network {
+        let state = Paths::new(self).network();
+        cni::Network::load(&self.cni_conf_dir, &self.cni_bin_dir, &state)
+    }
 }

@@ -153,7 +153,7 @@ fn open(config: Config, tokens: Tokens) -> crate::fault::Result<Arc<Runtime>> {
     let programs = Programs::install(&paths.programs())
         .map_err(|e| Fault::internal("installing the shim", e))?;
     Ok(Arc::new(Runtime {
-        network: cni::Network::load(&config.cni_conf_dir, &config.cni_bin_dir, &paths.network()),
+        network: config.network(),
         shim_cgroup: cgroups.join(&shims),
         sandboxes: Table::new("sandbox"),
         containers: Table::new("container"),

@@ -102,7 +102,7 @@ fn everything() -> Vec<Cidr> {
 
 impl Config {
     /// What the constant part of the table depends on, with what the Node object says.
-    pub(crate) fn settings(&self, node: &NodeInfo) -> Result<Settings, ParseCidrError> {
+    pub fn settings(&self, node: &NodeInfo) -> Result<Settings, ParseCidrError> {
         let local = match &self.options.detect_local {
             DetectLocal::ClusterCidr => LocalDetect::Cidrs(cidrs(&self.cluster_cidr)?),
             DetectLocal::NodeCidr => LocalDetect::Cidrs(node.pod_cidrs.clone()),

@@ -302,6 +302,9 @@ impl Proxy {
         let metrics = self.metrics.clone();
         let applied = tokio::task::spawn_blocking(move || {
             let outcome = tools.apply(changes, full, &metrics);
+            if full {
+                crate::sys::give_memory_back();
+            }
             (tools, outcome)
         });
         let (tools, outcome) = applied.await.map_err(|_| Error::Died)?;

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The one call of this crate that the compiler cannot check.
+//! The calls of this crate that the compiler cannot check.
 
-#![expect(unsafe_code, reason = "tokio wants a promise about the descriptor")]
+#![expect(
+    unsafe_code,
+    reason = "tokio wants a promise about the descriptor; malloc_trim(3) has no safe wrapper"
+)]
 
 use std::io;
 
@@ -14,4 +17,11 @@ pub(crate) fn register(monitor: Monitor) -> io::Result<AsyncFd<Monitor>> {
     // and neither gives it away nor lets it be replaced; so it stays open while it is registered.
     let registered = unsafe { AsyncFd::register(monitor) };
     registered.map_err(Into::into)
+}
+
+/// Give free memory back to the kernel. A full table passes through tens of megabytes, which the
+/// allocator would keep. Blocks for some milliseconds after that.
+pub(crate) fn give_memory_back() {
+    // SAFETY: malloc_trim(3) takes the allocator's own locks and touches only memory that is free.
+    unsafe { libc::malloc_trim(0) };
 }

@@ -7,6 +7,7 @@ mod crash;
 mod deployment;
 mod guest;
 mod harness;
+mod network;
 mod pods;
 mod run;
 mod static_pods;

@@ -97,7 +97,10 @@ impl TestHost {
     pub fn podwright(&self, args: &[&str]) -> Command {
         let mut command = self.command(binary());
         command.args(args).env("KUBECONFIG", self.kubeconfig());
-        if matches!(args[0], "server" | "cri" | "kubelet" | "run" | "purge") {
+        if matches!(
+            args[0],
+            "server" | "cri" | "kubelet" | "run" | "purge" | "network"
+        ) {
             command.args(self.node_flags());
         } else if args[0] == "image" {
             command.arg("--data-dir").arg(self.path.join("data"));

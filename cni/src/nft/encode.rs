@@ -19,6 +19,7 @@ use super::model::{
 };
 use super::read;
 use super::show::Shown;
+use super::trace::{self, Ended};
 use crate::netlink::{Attributes, NetlinkError};
 
 /// The length of an attribute has 16 bits; 400 elements of the widest kind stay far below.
@@ -171,6 +172,16 @@ impl<'a> Encoder<'a> {
                     .encode()
                     .push_name_bytes(table)
                     .push_flags(0);
+            }
+            Command::AddOwnedTable => {
+                const NFT_TABLE_F_OWNER: u32 = 2;
+                self.request()
+                    .set_create()
+                    .set_excl()
+                    .op_newtable_do(&header)
+                    .encode()
+                    .push_name_bytes(table)
+                    .push_flags(NFT_TABLE_F_OWNER);
             }
             Command::DeleteTable => {
                 self.request()
@@ -692,14 +703,29 @@ pub(super) fn element_keys(payload: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// The data in the answer to [`get_element`].
-pub(super) fn element_data(payload: &[u8]) -> Option<Vec<u8>> {
+/// The verdict in the answer to [`get_element`].
+pub(super) fn element_verdict(payload: &[u8]) -> Option<Verdict> {
+    const VERDICT: u16 = 2;
+    let nested = element_part(payload)?.find(|a| a.0 == VERDICT)?.1;
+    match trace::verdict(nested)? {
+        Ended::Verdict(verdict) => Some(verdict),
+        Ended::Continue | Ended::Taken => None,
+    }
+}
+
+/// The attributes of an element's data in the answer to [`get_element`].
+fn element_part(payload: &[u8]) -> Option<Attributes<'_>> {
     const ELEMENTS: u16 = 3;
     const DATA: u16 = 2;
-    const VALUE: u16 = 1;
     let inner = |bytes, wanted| Attributes(bytes).find(|a| a.0 == wanted).map(|a| a.1);
     let elements = inner(payload.get(NFGEN_HEADER..)?, ELEMENTS)?;
     let element = inner(elements, LIST_ELEM)?;
-    let value = inner(element, DATA).and_then(|data| inner(data, VALUE));
-    Some(value.unwrap_or_default().to_vec())
+    Some(Attributes(inner(element, DATA).unwrap_or_default()))
+}
+
+/// The data in the answer to [`get_element`].
+pub(super) fn element_data(payload: &[u8]) -> Option<Vec<u8>> {
+    const VALUE: u16 = 1;
+    let value = element_part(payload)?.find(|a| a.0 == VALUE);
+    Some(value.map(|a| a.1.to_vec()).unwrap_or_default())
 }

@@ -130,12 +130,32 @@ impl Socket {
         set: &str,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, NftError> {
+        self.look_up(family, table, set, key, encode::element_data)
+    }
+
+    /// The verdict of one element of a verdict map; `None` as in [`Socket::element`].
+    pub fn verdict(
+        &mut self,
+        family: Family,
+        table: &str,
+        map: &str,
+        key: &[u8],
+    ) -> Result<Option<Verdict>, NftError> {
+        self.look_up(family, table, map, key, encode::element_verdict)
+    }
+
+    fn look_up<T>(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+        key: &[u8],
+        read: fn(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>, NftError> {
         let seq = self.socket.take_seqs(1);
         let bytes = encode::get_element(family, table, set, key, seq);
         match self.socket.exchange(&bytes, seq, seq) {
-            Ok(answers) => Ok(answers
-                .iter()
-                .find_map(|(_, payload)| encode::element_data(payload))),
+            Ok(answers) => Ok(answers.iter().find_map(|(_, payload)| read(payload))),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
             Err(source) => Err(NftError {
                 attempt: format!("looking up an element of {table} {set}"),

@@ -27,6 +27,11 @@ impl Family {
         };
         u8::try_from(number).expect("a small number")
     }
+
+    pub(super) fn of_number(number: u8) -> Option<Family> {
+        let all = [Family::Inet, Family::Ip, Family::Ip6];
+        all.into_iter().find(|family| family.number() == number)
+    }
 }
 
 /// Commands on one table, applied as a whole.
@@ -115,6 +120,9 @@ impl Transaction {
 pub enum Command {
     /// Make the table; nothing happens when it is there.
     AddTable,
+    /// Make a table that goes when the socket is closed, however its process ends (Linux 5.12);
+    /// `EEXIST` or `EPERM` when it is there.
+    AddOwnedTable,
     /// Delete the table and all in it; `ENOENT` when it is not there.
     DeleteTable,
     /// Make a chain; nothing happens when the same one is there.

@@ -33,6 +33,7 @@ impl fmt::Display for Shown<'_> {
         let place = format!("{} {}", self.0.family, self.0.table);
         match self.1 {
             Command::AddTable => write!(f, "add table {place}"),
+            Command::AddOwnedTable => write!(f, "create table {place} {{ flags owner }}"),
             Command::DeleteTable => write!(f, "delete table {place}"),
             Command::AddChain { name, base: None } => write!(f, "add chain {place} {name}"),
             Command::AddChain {

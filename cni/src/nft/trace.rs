@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::sys::socket::SockProtocol;
 
-use super::Verdict;
+use super::{Family, Verdict};
 use crate::netlink::{self, Attributes, be32, text};
 
 const NFNLGRP_NFTRACE: libc::c_int = 9;
@@ -24,10 +24,11 @@ pub struct Tracer {
 /// One thing that happened to a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
-    /// Which packet. The kernel derives it from the packet's address in memory, so a retransmission
-    /// is another one.
+    /// Which packet, nearly: the kernel may give two the same number, and one packet another one when
+    /// it is forwarded.
     pub packet: u32,
-    /// Table and chain it was in.
+    /// Table (`None`: of a family that no rule of ours is in) and chain it was in.
+    pub family: Option<Family>,
     pub table: String,
     pub chain: String,
     /// What happened there.
@@ -125,6 +126,7 @@ fn step(payload: &[u8]) -> Option<Step> {
     let transport = find(TRANSPORT).unwrap_or_default();
     Some(Step {
         packet: be32(find(ID)?)?,
+        family: Family::of_number(*payload.first()?),
         table: text(find(TABLE)?),
         chain: text(find(CHAIN)?),
         event,
@@ -134,7 +136,8 @@ fn step(payload: &[u8]) -> Option<Step> {
     })
 }
 
-fn verdict(nested: &[u8]) -> Option<Ended> {
+/// A verdict as the kernel writes it in attributes.
+pub(super) fn verdict(nested: &[u8]) -> Option<Ended> {
     const CODE: u16 = 1;
     const CHAIN: u16 = 2;
     let find = |wanted| Attributes(nested).find(|a| a.0 == wanted).map(|a| a.1);

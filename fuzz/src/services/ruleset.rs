@@ -104,7 +104,7 @@ impl Ruleset {
     fn command(&mut self, command: &Command) {
         let elements = self.elements.get_mut();
         match command {
-            Command::AddTable => {}
+            Command::AddTable | Command::AddOwnedTable => {}
             Command::DeleteTable => *self = Ruleset::default(),
             Command::AddChain { name, .. } => drop(self.rules.entry(name.clone()).or_default()),
             Command::Flush { chain } => {

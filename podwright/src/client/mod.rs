@@ -15,6 +15,7 @@ mod get;
 mod kinds;
 mod logs;
 mod merge;
+mod network;
 mod port_forward;
 mod sys;
 mod table;
@@ -24,7 +25,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// The client's commands.
-#[derive(Debug, clap::Subcommand)]
+#[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// Show objects
     Get(get::GetArgs),
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Events(events::EventsArgs),
     /// Forward local ports to a pod
     PortForward(port_forward::PortForwardArgs),
+    /// Show the way of a packet on this node: rules, chains, endpoints
+    Network(network::NetworkArgs),
 }
 
 /// Runs one command to its end. `data_dir` is where a server on this machine keeps its kubeconfig,
@@ -66,6 +69,7 @@ pub(crate) fn run(command: Command, data_dir: &Path) -> ExitCode {
             Command::Logs(args) => logs::run(args, data_dir).await,
             Command::Exec(args) => exec::run(args, data_dir).await,
             Command::Events(args) => events::run(args, data_dir).await,
+            Command::Network(args) => network::run(args).await,
             Command::PortForward(args) => port_forward::run(args, data_dir).await,
         }
     });

@@ -106,7 +106,8 @@ fn split_number(ipv4: bool, node_port: bool) -> u32 {
     SPLIT.iter().find(of).map_or(NOTHING, |split| split.2)
 }
 
-fn with(key: &[u8], number: u32) -> Vec<u8> {
+/// A longer key: that of a frontend, and a slot or token.
+pub(crate) fn with(key: &[u8], number: u32) -> Vec<u8> {
     let mut longer = key.to_vec();
     longer.extend(number.to_ne_bytes());
     longer

@@ -127,7 +127,7 @@ fn padded(port: u16) -> [u8; 4] {
     [high, low, 0, 0]
 }
 
-pub(super) fn frontend_key(frontend: &Frontend) -> Vec<u8> {
+pub(crate) fn frontend_key(frontend: &Frontend) -> Vec<u8> {
     let mut key = octets(frontend.addr);
     key.extend([frontend.protocol.number(), 0, 0, 0]);
     key.extend(padded(frontend.port));
@@ -138,6 +138,17 @@ pub(super) fn backend_bytes(backend: &Backend) -> Vec<u8> {
     let mut data = octets(backend.addr);
     data.extend(padded(backend.port));
     data
+}
+
+/// What [`backend_bytes`] wrote.
+pub(crate) fn backend_of(bytes: &[u8]) -> Option<Backend> {
+    let (address, port) = bytes.split_at_checked(bytes.len().checked_sub(4)?)?;
+    let v4 = <[u8; 4]>::try_from(address).map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(address).map(IpAddr::from);
+    Some(Backend {
+        addr: v4.or_else(|_| v6()).ok()?,
+        port: u16::from_be_bytes([port[0], port[1]]),
+    })
 }
 
 /// Load the frontend that a packet is sent to, from register `at` on.

@@ -12,8 +12,10 @@ mod layout;
 mod skeleton;
 
 pub use chains::{Pick, add_pick_chain, add_sources_chain, pick_chain};
+pub(crate) use elements::with as slot_key;
 pub use elements::{Elements, Numbers, SPLIT, address_element, target_elements};
 pub use layout::{Map, SetName};
+pub(crate) use layout::{backend_of, frontend_key};
 pub use skeleton::skeleton;
 
 use cni::cidr::Cidr;
