@@ -7,7 +7,7 @@
 //! plugin executables. A receive deadline guards against a kernel that does not answer.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -100,6 +100,12 @@ impl Socket {
     /// Messages of the groups that were joined, by type and payload: blocks until there are some, at
     /// most for `wait`, and then returns none.
     pub(crate) fn hear(&self, wait: Duration) -> io::Result<Vec<(u16, Vec<u8>)>> {
+        let heard = self.hear_whom(wait)?.into_iter();
+        Ok(heard.map(|heard| (heard.kind, heard.payload)).collect())
+    }
+
+    /// [`Socket::hear`], with who has caused each message.
+    pub(crate) fn hear_whom(&self, wait: Duration) -> io::Result<Vec<Heard>> {
         let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
         let mut readable = [PollFd::new(self.fd.as_fd(), PollFlags::POLLIN)];
         match poll(&mut readable, wait) {
@@ -112,7 +118,11 @@ impl Socket {
         let mut heard = Vec::new();
         while let Some((message, tail)) = Message::split(rest) {
             rest = tail;
-            heard.push((message.kind, message.payload.to_vec()));
+            heard.push(Heard {
+                kind: message.kind,
+                sender: message.sender,
+                payload: message.payload.to_vec(),
+            });
         }
         Ok(heard)
     }
@@ -190,7 +200,23 @@ impl Socket {
     }
 }
 
+/// A message of a multicast group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Heard {
+    pub(crate) kind: u16,
+    /// Address of the socket whose request caused it; 0: the kernel did it by itself.
+    pub(crate) sender: u32,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 struct Message<'a> {
+    sender: u32,
     kind: u16,
     flags: u16,
     seq: u32,
@@ -218,6 +244,7 @@ impl<'a> Message<'a> {
             kind: u16_at(bytes, 4)?,
             flags: u16_at(bytes, 6)?,
             seq: u32_at(bytes, 8)?,
+            sender: u32_at(bytes, 12)?,
             payload: bytes.get(HEADER..length)?,
         };
         let next = length.next_multiple_of(4).min(bytes.len());

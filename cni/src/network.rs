@@ -3,11 +3,13 @@
 
 mod claims;
 mod input;
+mod keep;
+mod losses;
 mod operations;
 mod repair;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use crate::attachment::{Attachment, Capabilities, PortMapping, Protocol};
@@ -15,6 +17,7 @@ use crate::types::{AddResult, PluginError};
 
 use claims::Claims;
 use input::Extra;
+use repair::Owned;
 
 /// An attachment as it is remembered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +87,8 @@ struct Inner {
     patience: Duration,
     /// Attachments that somebody works on.
     claims: Claims,
+    /// What [`Network::keep`] looks after.
+    kept: Mutex<Owned>,
 }
 
 impl Network {
@@ -98,6 +103,7 @@ impl Network {
                 state_dir: state_dir.to_owned(),
                 patience: PATIENCE,
                 claims: Claims::default(),
+                kept: Mutex::default(),
             }),
         }
     }
@@ -118,6 +124,7 @@ impl Network {
                 state_dir: state_dir.clone(),
                 patience,
                 claims: Claims::default(),
+                kept: Mutex::default(),
             }),
         }
     }

@@ -1,13 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The socket options of this crate that have no safe wrapper: netlink's own, and packet filters.
+//! What of netlink sockets has no safe wrapper: their own options, packet filters, and waiting for
+//! them in an executor.
 
 #![expect(
     unsafe_code,
-    reason = "nix has no wrapper for SOL_NETLINK options and SO_ATTACH_FILTER"
+    reason = "nix has no wrapper for SOL_NETLINK options and SO_ATTACH_FILTER; tokio wants a promise \
+              about descriptors"
 )]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::netlink::Socket;
+
+/// Wait for a socket in this executor.
+pub(crate) fn register(socket: Socket) -> io::Result<AsyncFd<Socket>> {
+    // SAFETY: a Socket owns its descriptor from its making to its end, always names the same one, and
+    // neither gives it away nor lets it be replaced; so it stays open while it is registered.
+    let registered = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    registered.map_err(Into::into)
+}
 
 /// Set an option of level `SOL_NETLINK` (netlink(7)); 1 switches a boolean one on.
 pub(crate) fn set_netlink_option(

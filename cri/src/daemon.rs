@@ -54,6 +54,7 @@ pub(crate) async fn run(
     let socket = bind(&listen)?;
     tracing::info!(socket = %listen.display(), streaming = %address, "cri: serving");
     runtime.tasks.spawn(sweep::forever(runtime.clone()));
+    runtime.tasks.spawn(sweep::keep_network(runtime.clone()));
     runtime.tasks.spawn(trim::at_rest(runtime.clone()));
     let streaming = tokio::spawn(streaming::serve(runtime.clone(), streams));
     let serving = tokio::spawn(serve(runtime.clone(), socket));

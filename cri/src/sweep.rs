@@ -59,6 +59,14 @@ pub(crate) async fn forever(runtime: Arc<Runtime>) {
     }
 }
 
+/// Has what pods need on the host restored when somebody takes it away, until the daemon stops.
+pub(crate) async fn keep_network(runtime: Arc<Runtime>) {
+    tokio::select! {
+        () = runtime.network.keep() => {}
+        () = runtime.stopping.cancelled() => {}
+    }
+}
+
 /// What was there the round before, and still is.
 fn twice<'a>(
     before: &'a BTreeSet<Leftover>,

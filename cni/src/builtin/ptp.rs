@@ -145,7 +145,11 @@ fn set_host_end(route: &mut Route, link: &Link, result: &AddResult) -> Result<()
     let routes: Vec<_> = result
         .ips
         .iter()
-        .map(|ip| RouteSpec::new(Cidr::host(ip.address.addr), None, link.index))
+        .map(|ip| {
+            let mut route = RouteSpec::new(Cidr::host(ip.address.addr), None, link.index);
+            route.scope = Some(libc::RT_SCOPE_HOST);
+            route
+        })
         .collect();
     route
         .configure(link.index, &gateways, &routes)

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::input::{Extra, input};
+use super::repair::Owned;
 use super::{Error, Inner, PATIENCE_TO_UNDO, chain};
 use crate::attachment::Attachment;
 use crate::builtin;
@@ -63,6 +64,9 @@ impl Inner {
         attachment.check().map_err(Error::Argument)?;
         let _claim = self.claims.take(attachment.key());
         let list = self.list()?;
+        let mut owned = Owned::default();
+        owned.extend(&list);
+        self.note(owned);
         let records = self.records();
         // Before the first step, so that a crash in the middle leaves something to clean up by.
         let mut record = Record::new(attachment, &list);

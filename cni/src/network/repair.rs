@@ -9,6 +9,7 @@ use super::input::Extra;
 use super::operations::plugin_error;
 use super::{Error, Inner};
 use crate::builtin;
+use crate::conf::NetworkList;
 use crate::record::Record;
 
 /// What podwright owns on the host for attachments together.
@@ -63,16 +64,22 @@ impl Inner {
         let mut seen: Vec<Value> = Vec::new();
         for record in self.records().readable()? {
             // Most have the same one.
-            if seen.contains(record.raw_list()) {
-                continue;
-            }
-            seen.push(record.raw_list().clone());
-            for plugin in record.list()?.plugins {
-                let of_plugin = builtin::owned(&plugin.kind, plugin.fields.into());
-                owned.bridges.extend(of_plugin.bridge);
-                owned.tables.extend(of_plugin.table);
+            if !seen.contains(record.raw_list()) {
+                seen.push(record.raw_list().clone());
+                owned.extend(&record.list()?);
             }
         }
         Ok(owned)
+    }
+}
+
+impl Owned {
+    /// And what the plugins of a list own.
+    pub(super) fn extend(&mut self, list: &NetworkList) {
+        for plugin in &list.plugins {
+            let of_plugin = builtin::owned(&plugin.kind, plugin.fields.clone().into());
+            self.bridges.extend(of_plugin.bridge);
+            self.tables.extend(of_plugin.table);
+        }
     }
 }

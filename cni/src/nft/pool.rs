@@ -4,6 +4,7 @@
 //! What a transaction deletes, the kernel frees after an RCU grace period, and closing a socket
 //! waits for that: 5 to 20 ms after each pod that goes. A socket that stays open waits for nothing.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::MetadataExt;
@@ -18,6 +19,16 @@ const KEPT: usize = 4;
 type Namespace = (u64, u64);
 
 static IDLE: Mutex<Vec<(Namespace, Socket)>> = Mutex::new(Vec::new());
+
+/// Addresses of the sockets that there are.
+static OWN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+/// Is this the address of one of these sockets, or was it until just now?
+pub(crate) fn is_own(port: u32) -> bool {
+    OWN.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .contains(&port)
+}
 
 /// A socket in the network namespace of this thread; kept when it is dropped.
 #[derive(Debug)]
@@ -39,7 +50,12 @@ impl Kept {
         };
         let socket = match kept {
             Some(socket) => socket,
-            None => Socket::open()?,
+            None => {
+                let socket = Socket::open()?;
+                let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
+                own.insert(socket.port()?);
+                socket
+            }
         };
         Ok(Kept {
             namespace,
@@ -72,6 +88,11 @@ impl Drop for Kept {
         let oldest = (idle.len() >= KEPT).then(|| idle.remove(0));
         idle.push((self.namespace, socket));
         drop(idle);
+        if let Some(port) = oldest.as_ref().and_then(|(_, socket)| socket.port().ok()) {
+            OWN.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&port);
+        }
         drop(oldest);
     }
 }

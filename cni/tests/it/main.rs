@@ -3,9 +3,13 @@
 //! Needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN).
 
 mod bridge;
+mod compare;
+mod executables;
 mod host;
+mod keep;
 mod nft;
 mod overlay;
 mod place;
+mod plugins;
 mod reference;
 mod trace;

@@ -3,56 +3,16 @@
 //! containernetworking-plugins: the same configuration gives the same pod. And an ADD that is
 //! killed in the middle leaves nothing after GC.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cni::{Network, netns};
 use serde_json::{Value, json};
 
+use crate::executables::{REFERENCE, call, executable, our_plugins};
 use crate::host::{Host, inside};
 use crate::place::{in_new_host, run};
-
-const REFERENCE: &str = "/usr/lib/cni";
-
-fn executable() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_cni-plugin"))
-}
-
-/// A plugin directory with our executable under the names of the plugins.
-fn our_plugins(dir: &Path) -> PathBuf {
-    let bin = dir.join("bin");
-    std::fs::create_dir_all(&bin).expect("mkdir");
-    for name in ["bridge", "host-local", "loopback", "portmap"] {
-        std::os::unix::fs::symlink(executable(), bin.join(name)).expect("symlink");
-    }
-    bin
-}
-
-fn call(bin: &Path, plugin: &str, verb: &str, netns: &str, conf: &Value) -> (bool, Value) {
-    let mut child = Command::new(bin.join(plugin))
-        .env("CNI_COMMAND", verb)
-        .env("CNI_CONTAINERID", "c1")
-        .env("CNI_NETNS", netns)
-        .env("CNI_IFNAME", "eth0")
-        .env("CNI_PATH", bin)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("a plugin");
-    let mut input = child.stdin.take().expect("piped");
-    // A plugin that refuses its environment ends without reading.
-    if let Err(error) = input.write_all(conf.to_string().as_bytes()) {
-        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe, "{error}");
-    }
-    drop(input);
-    let out = child.wait_with_output().expect("output");
-    (
-        out.status.success(),
-        serde_json::from_slice(&out.stdout).unwrap_or(Value::Null),
-    )
-}
 
 /// What can be compared of a result: without names and hardware addresses that are drawn.
 fn comparable(mut result: Value) -> Value {

@@ -2,6 +2,7 @@
 //! A pod sandbox: its durable record, its states, and what CRI shows of it.
 
 pub(crate) mod apparmor;
+pub(crate) mod bandwidth;
 pub(crate) mod cgroup;
 pub(crate) mod dns;
 pub(crate) mod network;

@@ -6,17 +6,23 @@ use std::path::Path;
 
 use cni::types::AddResult;
 use cni::{Attachment, Capabilities, PortMapping, Protocol};
+use serde_json::{Map, Value, json};
 
 use crate::fault::{Fault, Result};
+use crate::sandbox::bandwidth;
 use crate::v1;
 
 /// The name of a pod's interface, fixed by kubelet and CNI custom.
 pub(crate) const INTERFACE: &str = "eth0";
 
+/// containerd's name for the pod's annotations as a capability.
+const ANNOTATIONS: &str = "io.kubernetes.cri.pod-annotations";
+
 /// The attachment of a sandbox to the pod network.
 ///
 /// # Errors
-/// When a port mapping is out of range or its host IP cannot be parsed.
+/// When a port mapping is out of range, its host IP cannot be parsed, or an annotation asks for a
+/// bandwidth that there is not.
 pub(crate) fn attachment(
     id: &str,
     netns: &Path,
@@ -32,9 +38,29 @@ pub(crate) fn attachment(
         pod_uid: metadata.uid,
         capabilities: Capabilities {
             port_mappings: port_mappings(&config.port_mappings)?,
-            ..Default::default()
+            other: capabilities(config)?,
         },
     })
+}
+
+/// What containerd offers to plugins besides host ports, by the same names.
+fn capabilities(config: &v1::PodSandboxConfig) -> Result<Map<String, Value>> {
+    let mut offered = Map::new();
+    if let Some(limits) = bandwidth::wanted(&config.annotations)? {
+        offered.insert("bandwidth".to_owned(), limits);
+    }
+    if let Some(dns) = &config.dns_config {
+        let dns = json!({"servers": dns.servers, "searches": dns.searches, "options": dns.options});
+        offered.insert("dns".to_owned(), dns);
+    }
+    let cgroup = config.linux.as_ref().map(|linux| &linux.cgroup_parent);
+    if let Some(cgroup) = cgroup.filter(|cgroup| !cgroup.is_empty()) {
+        offered.insert("cgroupPath".to_owned(), json!(cgroup));
+    }
+    if !config.annotations.is_empty() {
+        offered.insert(ANNOTATIONS.to_owned(), json!(config.annotations));
+    }
+    Ok(offered)
 }
 
 /// Mappings without a host port say only what the container listens on, and are left out.
@@ -102,6 +128,32 @@ mod tests {
             host_port: host,
             host_ip: ip.to_owned(),
         }])
+    }
+
+    #[test]
+    fn plugins_are_offered_what_containerd_offers() {
+        let config = v1::PodSandboxConfig {
+            dns_config: Some(v1::DnsConfig {
+                servers: vec!["10.0.0.53".to_owned()],
+                ..Default::default()
+            }),
+            annotations: [("kubernetes.io/egress-bandwidth".to_owned(), "1M".to_owned())].into(),
+            linux: Some(v1::LinuxPodSandboxConfig {
+                cgroup_parent: "/kubepods/pod1".to_owned(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let offered = capabilities(&config).unwrap();
+        assert_eq!(offered["bandwidth"]["egressRate"], 1_000_000);
+        assert_eq!(offered["dns"]["servers"], json!(["10.0.0.53"]));
+        assert_eq!(offered["cgroupPath"], "/kubepods/pod1");
+        assert_eq!(offered[ANNOTATIONS], json!(config.annotations));
+        assert!(
+            capabilities(&v1::PodSandboxConfig::default())
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]
