@@ -286,8 +286,9 @@ pub(crate) fn has_verb(version: &str, verb: &str) -> Result<(), String> {
 const NAME_RULE: &str =
     "must start with a letter or digit and have only letters, digits, '_', '.', '-'";
 
-/// Names of networks and container ids (specification, section 1 and 2).
-pub(crate) fn is_name(name: &str) -> bool {
+/// Is this a name of a network or a container (specification, sections 1 and 2)? It never leads out of
+/// a directory.
+pub fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name
             .chars()

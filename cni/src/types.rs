@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::cidr::Cidr;
 
@@ -22,17 +22,24 @@ pub struct AddResult {
     /// Version of the specification this result is written in.
     pub cni_version: String,
     /// Every interface that was made, on the host and in the pod.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub interfaces: Vec<Interface>,
     /// Addresses, each with the interface it sits on.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub ips: Vec<IpConfig>,
     /// Routes in the pod.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub routes: Vec<Route>,
     /// Name resolution, as the network wants it.
-    #[serde(skip_serializing_if = "Dns::is_empty")]
+    #[serde(skip_serializing_if = "Dns::is_empty", deserialize_with = "or_default")]
     pub dns: Dns,
+}
+
+/// A plugin in Go may print null for what is empty.
+fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 impl AddResult {
@@ -45,7 +52,8 @@ impl AddResult {
         }
         let mut json = serde_json::to_value(&result).expect("plain data always encodes");
         if version.starts_with("0.") {
-            for ip in json["ips"].as_array_mut().into_iter().flatten() {
+            let ips = json.get_mut("ips").and_then(|ips| ips.as_array_mut());
+            for ip in ips.into_iter().flatten() {
                 let v6 = ip["address"].as_str().is_some_and(|a| a.contains(':'));
                 ip["version"] = if v6 { "6" } else { "4" }.into();
             }
@@ -147,16 +155,16 @@ impl Route {
 #[serde(default)]
 pub struct Dns {
     /// Name servers, by priority.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub nameservers: Vec<String>,
     /// Local domain for short names.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub domain: String,
     /// Search domains.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub search: Vec<String>,
     /// Resolver options.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     pub options: Vec<String>,
 }
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How fast and how small, beside whichever peers are installed, in one run on one machine.
 //!
-//! `podwright-bench [--runs N] [--only oci,cri,image,server,services] [--json FILE]` prints a table,
+//! `podwright-bench [--runs N] [--only oci,cri,image,server,services,cni] [--json FILE]` prints a table,
 //! and the same as JSON. Everything runs in test hosts and is gone afterwards. It measures; it asserts
 //! nothing.
 
 #[path = "../../proxy/tests/it/api.rs"]
 mod api;
+mod cni;
 mod cri;
 mod image;
 mod memory;
@@ -32,7 +33,7 @@ struct Args {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "oci,cri,image,server,services"
+        default_value = "oci,cri,image,server,services,cni"
     )]
     only: Vec<String>,
 
@@ -68,8 +69,9 @@ fn measure(group: &str, runs: usize, report: &mut Report) -> Result<()> {
         "image" => image::measure(runs, report),
         "server" => server::measure(runs, report),
         "services" => services::measure(runs, report),
+        "cni" => cni::measure(runs, report),
         other => anyhow::bail!(
-            "no group is named {other}; there are oci, cri, image, server and services"
+            "no group is named {other}; there are oci, cri, image, server, services and cni"
         ),
     }
 }

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The plugin that gives addresses to another plugin, as that one's configuration names it.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::{host_local, static_ip};
+use super::{host_local, internal, static_ip};
+use crate::conntrack;
 use crate::exec::{self, Call};
 use crate::fields::{FieldError, Fields};
 use crate::types::{AddResult, PluginError, code};
@@ -88,6 +90,24 @@ impl Ipam {
             Ipam::HostLocal(conf) => conf.store(call)?.addresses(wanted),
             _ => Ok(Vec::new()),
         }
+    }
+
+    /// Forget tracked connections of pods that are gone: a later pod with the address would get their
+    /// packets. Only `host-local` knows which addresses these are.
+    pub(super) fn forget_flows(&self, call: &Call) -> Result<(), PluginError> {
+        let Ipam::HostLocal(conf) = self else {
+            return Ok(());
+        };
+        let mut route = super::veth::open_route()?;
+        let of_host = route.addresses().map_err(internal)?;
+        let mut kept: HashSet<IpAddr> = of_host.into_iter().map(|(_, a)| a.addr).collect();
+        kept.extend(conf.store(call)?.addresses(|_, _| true)?);
+        let stale = |address: IpAddr| conf.can_lease(address) && !kept.contains(&address);
+        let wanted = |flow: &conntrack::Flow| {
+            let (original, reply) = (flow.original, flow.reply);
+            stale(original.src) || stale(original.dst) || stale(reply.src)
+        };
+        conntrack::delete(wanted).map(drop).map_err(internal)
     }
 
     /// Those addresses of an attachment that somebody else has not got meanwhile. They are those of

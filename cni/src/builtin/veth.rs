@@ -258,7 +258,8 @@ impl Belongings<'_> {
         if let Some(table) = self.masquerade {
             masquerade::delete(table, &self.ipam.leased(call, is_stale)?)?;
         }
-        self.ipam.ask(call, "GC").map(drop)
+        self.ipam.ask(call, "GC")?;
+        self.ipam.forget_flows(call)
     }
 }
 

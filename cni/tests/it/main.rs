@@ -3,6 +3,7 @@
 //! Needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN).
 
 mod bridge;
+mod churn;
 mod compare;
 mod executables;
 mod host;

@@ -70,6 +70,12 @@ impl Conf {
         Ok(Store::new(data_dir.join(network_name(call)?)))
     }
 
+    /// Could a pod have this address?
+    pub(super) fn can_lease(&self, address: IpAddr) -> bool {
+        let could = |set: &RangeSet| set.contains(address) && !set.is_gateway(address);
+        self.sets.iter().any(could)
+    }
+
     /// Ranges that the runtime brings come first.
     fn sets(&self, call: &Call) -> Result<Vec<RangeSet>, PluginError> {
         const WISH: &str = "runtimeConfig.ipRanges";

@@ -90,7 +90,7 @@ impl RangeSet {
             .map(|range| range.config(addr))
     }
 
-    fn is_gateway(&self, addr: IpAddr) -> bool {
+    pub(super) fn is_gateway(&self, addr: IpAddr) -> bool {
         self.0.iter().any(|range| range.gateway == addr)
     }
 
