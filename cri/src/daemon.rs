@@ -21,6 +21,7 @@ use crate::nri::Nri;
 use crate::paths::Paths;
 use crate::runtime::{Runtime, cgroup_path};
 use crate::server::{Server, sandbox_run::make_private_dir};
+use crate::settings::CgroupDriver;
 use crate::shim_client::Programs;
 use crate::streaming::{self, Tokens};
 use crate::table::Table;
@@ -145,8 +146,12 @@ fn open(config: Config, tokens: Tokens) -> crate::fault::Result<Arc<Runtime>> {
     }
     let images = ImageStore::open(ImageStore::dir_in(&config.data_dir), &config.registries_dir)
         .map_err(|e| Fault::internal("opening the image store", e))?;
-    let cgroups = cgroup::detect(Path::new(CGROUP_ROOT))
-        .map_err(|e| Fault::internal("looking for cgroups", e))?;
+    let root = Path::new(CGROUP_ROOT);
+    let cgroups = match config.settings.get().cgroup_driver {
+        CgroupDriver::Cgroupfs => cgroup::detect(root),
+        CgroupDriver::Systemd => cgroup::systemd(root, Vec::new()),
+    };
+    let cgroups = cgroups.map_err(|e| Fault::internal("looking for cgroups", e))?;
     let shims = cgroup_path(&format!("{}/shims", config.cgroup_parent))?;
     cgroups
         .create(&shims)
@@ -155,7 +160,7 @@ fn open(config: Config, tokens: Tokens) -> crate::fault::Result<Arc<Runtime>> {
         .map_err(|e| Fault::internal("installing the shim", e))?;
     Ok(Arc::new(Runtime {
         network: config.network(),
-        shim_cgroup: cgroups.join(&shims),
+        shim_cgroup: shims,
         sandboxes: Table::new("sandbox"),
         containers: Table::new("container"),
         names: Default::default(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::fault::{Result, chain};
 use crate::lifecycle::remove_dir;
-use crate::runtime::{Runtime, cgroup_path};
+use crate::runtime::{Runtime, cgroup_roots};
 use crate::streaming::Tokens;
 use crate::{Config, Error, blocking, daemon, recover};
 
@@ -72,10 +72,10 @@ async fn network(runtime: &Runtime) {
 }
 
 async fn cgroups(runtime: &Arc<Runtime>) -> Result<()> {
-    let parent = cgroup_path(&runtime.config.cgroup_parent)?;
+    let roots = cgroup_roots(runtime)?;
     runtime
         .with_cgroups("removing the runtime's cgroups", move |manager| {
-            manager.destroy(&parent)
+            roots.iter().try_for_each(|root| manager.destroy(root))
         })
         .await
 }

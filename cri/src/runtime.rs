@@ -25,6 +25,7 @@ use crate::names::Names;
 use crate::nri::{Nri, Told, told_of};
 use crate::paths::Paths;
 use crate::sandbox::SandboxRecord;
+use crate::settings::CgroupDriver;
 use crate::shim_client::{Programs, Shim};
 use crate::streaming::Tokens;
 use crate::table::Table;
@@ -148,7 +149,7 @@ pub(crate) struct Runtime {
     pub(crate) cgroups: Arc<dyn Manager>,
     pub(crate) programs: Programs,
     /// The cgroup of all shims: neither the daemon's nor a pod's.
-    pub(crate) shim_cgroup: ::shim::plan::CgroupJoin,
+    pub(crate) shim_cgroup: CgroupPath,
     pub(crate) sandboxes: Table<Sandbox>,
     pub(crate) containers: Table<Container>,
     pub(crate) names: Names,
@@ -237,6 +238,22 @@ impl Runtime {
             .map_err(|e| Fault::internal(attempt, e))
     }
 
+    /// A process is in a new cgroup, or will never be: systemd's placeholder is let go.
+    ///
+    /// # Errors
+    /// When the work could not be run.
+    pub(crate) async fn settle_cgroup(&self, path: &CgroupPath) -> Result<()> {
+        if self.config.settings.get().cgroup_driver == CgroupDriver::Cgroupfs {
+            return Ok(());
+        }
+        let path = path.clone();
+        self.with_cgroups("settling a cgroup", move |manager| {
+            manager.settle(&path);
+            Ok(())
+        })
+        .await
+    }
+
     /// Tells subscribers what happened to a sandbox. An event has the sandbox's own id.
     pub(crate) fn tell_sandbox(&self, kind: v1::ContainerEventType, sandbox: &Sandbox) {
         sandbox.announced.tell(kind, &[], |step| {
@@ -279,6 +296,20 @@ impl Runtime {
 /// When it is not a plain path.
 pub(crate) fn cgroup_path(path: &str) -> Result<CgroupPath> {
     CgroupPath::new(path).map_err(|e| Fault::internal("naming a cgroup", e))
+}
+
+/// Below which all cgroups are that no kubelet gave a place to: our own, and with systemd also the
+/// slice of that name.
+///
+/// # Errors
+/// When the configured parent is not a plain path.
+pub(crate) fn cgroup_roots(runtime: &Runtime) -> Result<Vec<CgroupPath>> {
+    let parent = cgroup_path(&runtime.config.cgroup_parent)?;
+    let slice = match runtime.config.settings.get().cgroup_driver {
+        CgroupDriver::Cgroupfs => None,
+        CgroupDriver::Systemd => crate::cgroup::slice_path(parent.as_str()).ok(),
+    };
+    Ok([Some(parent), slice].into_iter().flatten().collect())
 }
 
 /// Nanoseconds since the epoch, for what is shown to people. Nothing is identified or ordered by it.

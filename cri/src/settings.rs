@@ -42,7 +42,7 @@ pub enum CgroupDriver {
     /// Directories in the cgroup filesystem.
     #[default]
     Cgroupfs,
-    /// Slices and scopes, made by systemd. Refused: only `podwright oci` can.
+    /// Slices and scopes, made by systemd.
     Systemd,
 }
 
@@ -244,12 +244,6 @@ impl Settings {
                 reason: reason.to_owned(),
             })
         };
-        if self.cgroup_driver == CgroupDriver::Systemd {
-            return wrong(
-                "cgroup-driver",
-                "this server makes its cgroups itself: let the kubelet use cgroupfs, too",
-            );
-        }
         let streaming = &self.streaming;
         if streaming.tls_cert_file.is_some() != streaming.tls_key_file.is_some() {
             return wrong(
@@ -429,7 +423,7 @@ mod tests {
             (r#"{"runtimes":{"Crun":{"path":"/crun"}}}"#, "runtimes.Crun"),
             (r#"{"runtimes":{"podwright":{"path":"/x"}}}"#, "built in"),
             (r#"{"runtimes":{"c":{"path":"/c","kind":"vm"}}}"#, "vm"),
-            (r#"{"cgroup-driver":"systemd"}"#, "cgroup-driver"),
+            (r#"{"cgroup-driver":"openrc"}"#, "openrc"),
             (r#"{"limits":{"event-queue":0}}"#, "limits.event-queue"),
             (r#"{"images":{"progress-timeout":"soon"}}"#, "duration"),
             (r#"{"cdi":{"spec-dirs":["cdi"]}}"#, "cdi.spec-dirs"),

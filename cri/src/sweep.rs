@@ -13,8 +13,8 @@ use std::time::Duration;
 use crate::fault::{Fault, Result};
 use crate::lifecycle::remove_dir;
 use crate::recover::{self, list, note};
-use crate::runtime::{Runtime, cgroup_path};
-use crate::sandbox::network;
+use crate::runtime::{Runtime, cgroup_roots};
+use crate::sandbox::{cgroup, network};
 use crate::{blocking, ids};
 
 /// Between two rounds. No request takes as long.
@@ -115,7 +115,7 @@ impl Leftover {
             | Leftover::Sandbox(id)
             | Leftover::Container(id)
             | Leftover::Lease(id) => id,
-            Leftover::Cgroup(path) => path.rsplit('/').next().unwrap_or_default(),
+            Leftover::Cgroup(path) => cgroup::id_of(path),
         }
     }
 }
@@ -169,14 +169,16 @@ async fn attachments(runtime: &Runtime) {
 
 /// Cgroups below our parent that carry an identifier.
 async fn cgroups(runtime: &Runtime) -> Result<Vec<String>> {
-    let root = cgroup_path(&runtime.config.cgroup_parent)?;
+    let roots = cgroup_roots(runtime)?;
     runtime
         .with_cgroups("looking for leftover cgroups", move |manager| {
-            let (mut pending, mut found) = (vec![(root, 0)], Vec::new());
+            let mut pending: Vec<_> = roots.into_iter().map(|root| (root, 0)).collect();
+            let mut found = Vec::new();
             while let Some((path, depth)) = pending.pop() {
                 for name in manager.children(&path)? {
                     let child = path.child(&name)?;
-                    if name.len() == 64 && ids::is_prefix(&name) {
+                    let id = cgroup::id_of(&name);
+                    if id.len() == 64 && ids::is_prefix(id) {
                         found.push(child.as_str().to_owned());
                     }
                     if depth < CGROUP_DEPTH {
@@ -207,6 +209,12 @@ mod tests {
 
     #[test]
     fn a_cgroup_is_known_by_its_last_name() {
-        assert_eq!(Leftover::Cgroup("/pods/pod1/abc".to_owned()).id(), "abc");
+        for path in [
+            "/pods/pod1/abc",
+            "/p.slice/p-abc.slice",
+            "/p.slice/q-abc.scope",
+        ] {
+            assert_eq!(Leftover::Cgroup(path.to_owned()).id(), "abc");
+        }
     }
 }

@@ -109,8 +109,9 @@ async fn launch(
         stdin: record.config.0.stdin,
         stdin_once: record.config.0.stdin_once,
     };
-    let started = tokio::time::timeout(LAUNCH_DEADLINE, shim.create(&record.id, plan, io))
-        .await
+    let started = tokio::time::timeout(LAUNCH_DEADLINE, shim.create(&record.id, plan, io)).await;
+    runtime.settle_cgroup(&cgroup_path(&record.cgroup)?).await?;
+    let started = started
         .map_err(|_| Fault::deadline("creating the container's process"))?
         .map_err(|e| shim_fault("failed to create task".to_owned(), e))?;
     for note in &started.notes {

@@ -16,6 +16,7 @@ use crate::nri::{Hold, api::Event};
 use crate::record::Wire;
 use crate::runtime::{Runtime, Sandbox, cgroup_path, now};
 use crate::sandbox::{Phase, SandboxRecord, cgroup, dns, network, security, sysctl, userns};
+use crate::settings::CgroupDriver;
 use crate::shim_client::{Shim, SpawnOptions};
 use crate::{blocking, external, ids, oci, sandbox, v1, watcher};
 
@@ -119,7 +120,12 @@ fn decide(
             name,
             phase: Phase::Creating,
             created_at: now(),
-            cgroup: cgroup::pod(&linux.cgroup_parent, &runtime.config.cgroup_parent, id)?,
+            cgroup: cgroup::pod(
+                runtime.config.settings.get().cgroup_driver,
+                &linux.cgroup_parent,
+                &runtime.config.cgroup_parent,
+                id,
+            )?,
             config: Wire(config),
             runtime_handler: handler,
             cgroup_is_ours: false,
@@ -270,6 +276,7 @@ async fn assemble(
         attach(runtime, plan.attachment.as_ref()),
         tokio::time::timeout(SHIM_DEADLINE, shim.start_sandbox(sandbox_plan)),
     );
+    runtime.settle_cgroup(&member).await?;
     let started = started
         .map_err(|_| Fault::deadline("starting the sandbox process"))?
         .map_err(|e| Fault::internal("starting the sandbox process", e))?;
@@ -347,10 +354,23 @@ async fn make_namespaces(
     .await?
 }
 
+const SYSTEMDS_HIERARCHY: &str = "/sys/fs/cgroup/systemd/";
+
+/// On v1, systemd removes empty directories of controllers that it has no use for, whosever they
+/// are: there a shim is in its own hierarchy only.
 async fn spawn_shim(runtime: &Runtime, id: &str) -> Result<Shim> {
+    let path = runtime.shim_cgroup.clone();
+    let mut cgroup = runtime.cgroups.join(&path);
+    if runtime.config.settings.get().cgroup_driver == CgroupDriver::Systemd {
+        cgroup.v1.retain(|dir| dir.starts_with(SYSTEMDS_HIERARCHY));
+        let make = "making the cgroup of shims";
+        runtime
+            .with_cgroups(make, move |manager| manager.create(&path))
+            .await?;
+    }
     let options = SpawnOptions {
         dir: runtime.paths.shim(id),
-        cgroup: runtime.shim_cgroup.clone(),
+        cgroup,
     };
     tokio::time::timeout(SHIM_DEADLINE, Shim::spawn(&runtime.programs, options))
         .await

@@ -373,7 +373,9 @@ impl v1::runtime_service_server::RuntimeService for Server {
         &self,
         _request: Request<v1::RuntimeConfigRequest>,
     ) -> Result<Response<v1::RuntimeConfigResponse>, Status> {
-        Ok(Response::new(status::runtime_config()))
+        Ok(Response::new(status::runtime_config(
+            &self.runtime.config.settings.get(),
+        )))
     }
 
     async fn update_pod_sandbox_resources(

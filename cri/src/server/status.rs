@@ -9,6 +9,7 @@ use crate::external::features;
 use crate::fault::{Fault, Result, chain};
 use crate::runtime::Runtime;
 use crate::sandbox::userns;
+use crate::settings::{CgroupDriver, Settings};
 use crate::{cdi, v1};
 
 /// The name that other tools know this runtime by.
@@ -119,11 +120,15 @@ async fn network_condition(runtime: &Runtime) -> v1::RuntimeCondition {
     }
 }
 
-/// The cgroup driver. There is one: directories in cgroupfs.
-pub(crate) fn runtime_config() -> v1::RuntimeConfigResponse {
+/// Who makes cgroups: a kubelet that asks does as we do.
+pub(crate) fn runtime_config(settings: &Settings) -> v1::RuntimeConfigResponse {
+    let driver = match settings.cgroup_driver {
+        CgroupDriver::Cgroupfs => v1::CgroupDriver::Cgroupfs,
+        CgroupDriver::Systemd => v1::CgroupDriver::Systemd,
+    };
     v1::RuntimeConfigResponse {
         linux: Some(v1::LinuxRuntimeConfiguration {
-            cgroup_driver: v1::CgroupDriver::Cgroupfs as i32,
+            cgroup_driver: driver as i32,
         }),
     }
 }

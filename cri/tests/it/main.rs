@@ -25,6 +25,9 @@ mod security;
 mod spdy;
 mod storm;
 mod streams;
+mod systemd;
 mod torrent;
+#[path = "../runtime/systemd.rs"]
+mod under_systemd;
 mod userns;
 mod volumes;

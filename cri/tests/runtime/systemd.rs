@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::pod::copy_program;
-
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 pub(crate) const BOOTED: &str = "/run/systemd/system";
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -36,6 +34,7 @@ mkdir -p $R/usr $R/proc $R/sys $R/dev $R/run $R/tmp $R/etc $R/units $R/out
 mount --bind /usr $R/usr
 for link in bin sbin lib lib64; do ln -s usr/$link $R/$link; done
 mount --bind "$DIR" $R/out
+cp "$EXE" "$DIR/probe"
 mount -t proc proc $R/proc
 mount -t sysfs sysfs $R/sys
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
@@ -111,7 +110,6 @@ pub(crate) fn run_under_systemd(test: &str) {
     }
     let dir = tempfile::tempdir().expect("a temporary directory");
     let name = format!("podwright-test-{:08x}", rand::random::<u32>());
-    copy_program("/proc/self/exe", &dir.path().join("probe"));
     std::fs::write(dir.path().join("inner"), INNER).expect("writes");
     let trees = trees();
     let list: Vec<String> = trees.iter().map(|dir| dir.display().to_string()).collect();
@@ -119,6 +117,7 @@ pub(crate) fn run_under_systemd(test: &str) {
     let mut child = Command::new("sh")
         .args(["-c", OUTER])
         .env("DIR", dir.path())
+        .env("EXE", std::env::current_exe().expect("a path"))
         .env("NAME", &name)
         .env("TREES", list.join(" "))
         .env("SYSTEMD", SYSTEMD)

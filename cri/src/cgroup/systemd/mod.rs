@@ -24,7 +24,7 @@ use super::v1::Legacy;
 use super::v2::Unified;
 use super::{CgroupError, CgroupPath, Limits, Manager, Stats, Summary, files};
 
-pub use name::systemd_path;
+pub use name::{slice_path, systemd_path};
 pub use properties::systemd_properties;
 pub use wire::Value;
 
@@ -175,8 +175,17 @@ impl Manager for Systemd {
         self.files.apply(path, &limits)
     }
 
+    /// On v1, systemd takes processes without device rules out of that controller, and removes what
+    /// is empty then: such a unit has all that its parent has, and need not be there.
     fn join(&self, path: &CgroupPath) -> CgroupJoin {
-        self.files.join(path)
+        const NO_RULES: &str = "a *:* rwm";
+        let mut join = self.files.join(path);
+        join.v1.retain(|dir| {
+            let rules = std::fs::read_to_string(Path::new(dir).join("devices.list"));
+            let missing = || !dir.contains("/devices/");
+            rules.map_or_else(|_| missing(), |rules| rules.trim() != NO_RULES)
+        });
+        join
     }
 
     fn settle(&self, path: &CgroupPath) {

@@ -29,6 +29,33 @@ pub fn systemd_path(cgroups_path: Option<&str>, id: &str) -> Result<CgroupPath, 
     CgroupPath::new(&format!("{above}/{unit}"))
 }
 
+/// The slice that stands for a cgroup's path, as the kubelet and containerd have it: the last part
+/// where that is a slice, else one that is named after all parts, in which `_` replaces `-`.
+///
+/// # Errors
+/// When it is a path that no slice can have.
+pub fn slice_path(path: &str) -> Result<CgroupPath, CgroupError> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let slice = match parts.last() {
+        Some(last) if last.ends_with(".slice") => (*last).to_owned(),
+        _ => format!(
+            "{}.slice",
+            parts.join("/").replace('-', "_").replace('/', "-")
+        ),
+    };
+    if slice.len() > UNIT_MAX || !slice.chars().all(plain) {
+        return Err(invalid(format!("{slice:?} is no unit name")));
+    }
+    CgroupPath::new(&expand(&slice)?)
+}
+
+/// systemd takes no longer names.
+const UNIT_MAX: usize = 255;
+
+fn plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || ":-_.\\@".contains(c)
+}
+
 fn invalid(reason: String) -> CgroupError {
     CgroupError::Invalid {
         field: "linux.cgroupsPath".to_owned(),
@@ -43,8 +70,7 @@ fn unit(prefix: &str, name: &str) -> Result<String, CgroupError> {
         false if prefix.is_empty() => format!("{name}.scope"),
         false => format!("{prefix}-{name}.scope"),
     };
-    let plain = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-    match name.is_empty() || unit.len() > 255 || !unit.chars().all(plain) {
+    match name.is_empty() || unit.len() > UNIT_MAX || !unit.chars().all(plain) {
         true => Err(invalid(format!("{unit:?} is no unit name"))),
         false => Ok(unit),
     }
@@ -88,6 +114,24 @@ mod tests {
         assert_eq!(path("a.slice::a-b.slice").unwrap(), "a.slice/a-b.slice");
         let default = systemd_path(None, "id").unwrap();
         assert_eq!(default.as_str(), "system.slice/podwright-id.scope");
+    }
+
+    #[test]
+    fn a_path_is_a_slice() {
+        let path = |given| slice_path(given).map(|path| path.as_str().to_owned());
+        let kubelets = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice";
+        assert_eq!(path(kubelets).unwrap(), &kubelets[1..]);
+        assert_eq!(
+            path("kubepods-burstable-pod1_2.slice").unwrap(),
+            &kubelets[1..]
+        );
+        assert_eq!(
+            path("/podwright/pod1-2/").unwrap(),
+            "podwright.slice/podwright-pod1_2.slice"
+        );
+        for bad in ["", "/", "-.slice", "/a--b.slice", "/a b", "/ä", "/a/../b c"] {
+            assert!(path(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

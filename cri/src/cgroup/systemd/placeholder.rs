@@ -24,10 +24,10 @@ impl Placeholder {
             reason: std::io::Error::from_raw_os_error(errno).to_string(),
         };
         match sys::clone3(0, None).map_err(failed)? {
-            // Handlers are the default ones after this clone, so the alarm ends it, once it is not
+            // What the owner holds (sockets, locks) must not outlive it here. Handlers are the default ones after this clone, so the alarm ends it, once it is not
             // blocked, as it is in a runtime that passes signals on. Nothing here allocates.
             Clone::Child => {
-                if sys::reset_signals().is_err() {
+                if sys::reset_signals().is_err() || sys::close_all_from(0, &[]).is_err() {
                     sys::exit(1);
                 }
                 nix::unistd::alarm::set(LIFETIME_SECS);
