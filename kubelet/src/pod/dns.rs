@@ -7,6 +7,14 @@ use k8s_openapi::api::core::v1::{Pod, PodDNSConfig};
 
 use super::spec;
 
+/// `nameserver` lines that the C library reads.
+const SERVERS_MAX: usize = 3;
+/// Names in a `search` line, and the length of the line (pkg/apis/core/validation).
+const SEARCHES_MAX: usize = 32;
+const SEARCH_LINE_MAX: usize = 2048;
+/// A longer name makes some resolvers abort.
+const SEARCH_MAX: usize = 253;
+
 /// What goes into a resolv.conf.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Dns {
@@ -31,12 +39,33 @@ impl Dns {
             let rest = words.map(str::to_owned);
             match keyword {
                 "nameserver" => dns.servers.extend(rest.take(1)),
-                "search" => dns.searches = rest.collect(),
+                "search" => dns.searches = rest.map(without_last_dot).collect(),
                 "options" => dns.options = rest.collect(),
                 _ => {}
             }
         }
         dns
+    }
+
+    /// Leave out what resolvers do not read. The messages of the events that say so.
+    fn fit(&mut self) -> Vec<String> {
+        let mut messages = Vec::new();
+        let before = self.searches.len();
+        self.searches.truncate(SEARCHES_MAX);
+        self.searches.retain(|search| search.len() <= SEARCH_MAX);
+        while self.searches.join(" ").len() > SEARCH_LINE_MAX {
+            self.searches.pop();
+        }
+        if self.searches.len() < before {
+            let line = self.searches.join(" ");
+            messages.push(format!("Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {line}"));
+        }
+        if self.servers.len() > SERVERS_MAX {
+            self.servers.truncate(SERVERS_MAX);
+            let line = self.servers.join(" ");
+            messages.push(format!("Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {line}"));
+        }
+        messages
     }
 
     fn merge(&mut self, config: &PodDNSConfig) {
@@ -69,6 +98,17 @@ impl Dns {
     }
 }
 
+/// As kubelet does: musl takes a name with a dot at its end for another one.
+fn without_last_dot(search: String) -> String {
+    match search.strip_suffix('.') {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => search,
+    }
+}
+
+/// A warning event about a pod: reason and message.
+pub type Warning = (&'static str, String);
+
 /// What the node offers.
 #[derive(Debug, Clone, Default)]
 pub struct NodeDns {
@@ -80,9 +120,9 @@ pub struct NodeDns {
     pub host: Dns,
 }
 
-/// The pod's resolver configuration, and whether MissingClusterDNS is to be reported: the pod asked
-/// for cluster DNS and there is none.
-pub fn resolve(pod: &Pod, node: &NodeDns) -> (Dns, bool) {
+/// The pod's resolver configuration, and what is to be reported: the pod asked for cluster DNS and
+/// there is none, or for more than resolvers read.
+pub fn resolve(pod: &Pod, node: &NodeDns) -> (Dns, Vec<Warning>) {
     let spec_of = spec::spec(pod);
     let policy = spec_of.dns_policy.as_deref().unwrap_or("ClusterFirst");
     let wants_cluster = match policy {
@@ -99,7 +139,13 @@ pub fn resolve(pod: &Pod, node: &NodeDns) -> (Dns, bool) {
     if let Some(config) = &spec_of.dns_config {
         dns.merge(config);
     }
-    (dns, missing)
+    let mut warnings = Vec::new();
+    if missing {
+        warnings.push(("MissingClusterDNS", missing_cluster_dns(pod)));
+    }
+    let cut = dns.fit().into_iter();
+    warnings.extend(cut.map(|message| ("DNSConfigForming", message)));
+    (dns, warnings)
 }
 
 fn cluster_first(pod: &Pod, node: &NodeDns) -> Dns {
@@ -123,7 +169,7 @@ fn cluster_first(pod: &Pod, node: &NodeDns) -> Dns {
 }
 
 /// The event's text when cluster DNS is missing.
-pub fn missing_cluster_dns(pod: &Pod) -> String {
+fn missing_cluster_dns(pod: &Pod) -> String {
     let policy = spec::spec(pod)
         .dns_policy
         .as_deref()
@@ -152,7 +198,10 @@ mod tests {
     }
 
     fn text(spec: &str, cluster: bool) -> String {
-        let (dns, missing) = resolve(&pod(spec), &node(cluster));
+        let (dns, warnings) = resolve(&pod(spec), &node(cluster));
+        let missing = warnings
+            .iter()
+            .any(|(reason, _)| *reason == "MissingClusterDNS");
         let words = [
             dns.servers.join(","),
             dns.searches.join(","),
@@ -200,5 +249,53 @@ mod tests {
             let spec = format!("containers: [{{name: a, image: x}}]\n{spec}");
             assert_eq!(text(&spec, cluster), expected, "{spec}");
         }
+    }
+
+    #[test]
+    fn a_pod_on_the_nodes_network_may_ask_for_cluster_dns() {
+        let spec = "containers: [{name: a, image: x}]\nhostNetwork: true\ndnsPolicy: ClusterFirstWithHostNet";
+        assert!(text(spec, true).starts_with("10.43.0.10 ns.svc.cluster.local,"));
+        assert!(text(spec, false).ends_with(" missing"));
+    }
+
+    #[test]
+    fn a_search_line_keeps_its_names_without_dots_at_their_ends() {
+        let dns = Dns::parse("search a.example. . b.example\n");
+        assert_eq!(dns.searches, ["a.example", ".", "b.example"]);
+    }
+
+    fn with_searches(searches: &[String]) -> (Dns, Vec<Warning>) {
+        let spec = format!(
+            "containers: [{{name: a, image: x}}]\ndnsPolicy: None\ndnsConfig: {{nameservers: [1.1.1.1], searches: [{}]}}",
+            searches.join(", ")
+        );
+        resolve(&pod(&spec), &node(true))
+    }
+
+    #[test]
+    fn what_resolvers_do_not_read_is_left_out_and_said() {
+        let many: Vec<String> = (0..33).map(|n| format!("d{n}.example")).collect();
+        let (dns, warnings) = with_searches(&many[..32]);
+        assert_eq!((dns.searches.len(), warnings.len()), (32, 0));
+        let (dns, warnings) = with_searches(&many);
+        assert_eq!(dns.searches, many[..32]);
+        let (reason, message) = &warnings[0];
+        assert_eq!(*reason, "DNSConfigForming");
+        assert!(message.starts_with("Search Line limits were exceeded, some search paths have been omitted, the applied search line is: d0.example d1.example "));
+        let long: Vec<String> = (0..10).map(|n| format!("{}{n}", "x".repeat(239))).collect();
+        let (dns, warnings) = with_searches(&long);
+        // 8 names of 240 letters and 7 spaces are 1927; a ninth does not fit.
+        assert_eq!((dns.searches.len(), warnings.len()), (8, 1));
+        let too_long = ["ok.example".to_owned(), "y".repeat(254)];
+        let (dns, warnings) = with_searches(&too_long);
+        assert_eq!((&dns.searches[..], warnings.len()), (&too_long[..1], 1));
+        let servers = "containers: [{name: a, image: x}]\ndnsConfig: {nameservers: [1.1.1.1, 2.2.2.2, 3.3.3.3]}";
+        let (dns, warnings) = resolve(&pod(servers), &node(true));
+        assert_eq!(dns.servers, ["10.43.0.10", "1.1.1.1", "2.2.2.2"]);
+        assert!(
+            warnings[0]
+                .1
+                .ends_with("the applied nameserver line is: 10.43.0.10 1.1.1.1 2.2.2.2")
+        );
     }
 }

@@ -60,8 +60,12 @@ pub fn log_directory(deps: &Deps, pod: &Pod) -> PathBuf {
     deps.settings.pod_logs_dir.join(name)
 }
 
-/// The sandbox's configuration, and whether cluster DNS was missing.
-pub fn sandbox_config(deps: &Deps, pod: &Pod, attempt: u32) -> (cri::PodSandboxConfig, bool) {
+/// The sandbox's configuration, and what is to be said about its DNS.
+pub fn sandbox_config(
+    deps: &Deps,
+    pod: &Pod,
+    attempt: u32,
+) -> (cri::PodSandboxConfig, Vec<dns::Warning>) {
     let settings = &deps.settings;
     // A node without a resolver configuration has no DNS; that is not the pod's failure.
     let text = std::fs::read_to_string(&settings.resolv_conf).unwrap_or_default();
@@ -70,7 +74,7 @@ pub fn sandbox_config(deps: &Deps, pod: &Pod, attempt: u32) -> (cri::PodSandboxC
         domain: settings.cluster_domain.clone(),
         host: Dns::parse(&text),
     };
-    let (dns, missing) = dns::resolve(pod, &node);
+    let (dns, warnings) = dns::resolve(pod, &node);
     let context = cri_config::SandboxContext {
         log_directory: log_directory(deps, pod).display().to_string(),
         cgroup_parent: settings.cgroup_parent.clone(),
@@ -79,7 +83,7 @@ pub fn sandbox_config(deps: &Deps, pod: &Pod, attempt: u32) -> (cri::PodSandboxC
         node_name: settings.node_name.clone(),
         userns: deps.userns.of(pod),
     };
-    (cri_config::sandbox(pod, attempt, &context), missing)
+    (cri_config::sandbox(pod, attempt, &context), warnings)
 }
 
 /// Mounts the pod's volumes.
@@ -138,11 +142,11 @@ pub fn create_sandbox(
 async fn run_sandbox(deps: &Deps, pod: &Pod, attempt: u32) -> Result<(), String> {
     let ids = deps.userns.ensure(pod).await;
     ids.map_err(|error| error.to_string())?;
-    let (config, missing_dns) = sandbox_config(deps, pod, attempt);
-    if missing_dns {
-        let (about, message) = (spec::reference(pod, None), dns::missing_cluster_dns(pod));
+    let (config, warnings) = sandbox_config(deps, pod, attempt);
+    for (reason, message) in warnings {
+        let about = spec::reference(pod, None);
         deps.events
-            .record(about, EventType::Warning, "MissingClusterDNS", message);
+            .record(about, EventType::Warning, reason, message);
     }
     let logs = PathBuf::from(&config.log_directory);
     tokio::fs::create_dir_all(&logs)
