@@ -383,6 +383,32 @@ impl Route {
         .map(drop)
     }
 
+    /// Give a link an address that is this host's alone: never the source of what leaves the host.
+    pub fn add_host_address(&mut self, index: u32, address: IpAddr) -> Result<(), LinkError> {
+        let mut message = AddressSpec::alone(address).message(index);
+        message.header.scope = AddressScope::Host;
+        let request = (
+            NLM_F_CREATE | NLM_F_REPLACE,
+            RouteNetlinkMessage::NewAddress(message),
+        );
+        let attempt = || format!("adding address {address} to link {index}");
+        self.request(attempt, vec![request]).map(drop)
+    }
+
+    /// Take an address away from a link; one that it does not have is gone already.
+    pub fn delete_address(&mut self, index: u32, address: Cidr) -> Result<(), LinkError> {
+        let spec = AddressSpec {
+            address,
+            no_prefix_route: false,
+        };
+        let request = RouteNetlinkMessage::DelAddress(spec.message(index));
+        let attempt = || format!("removing address {address} from link {index}");
+        match self.request(attempt, vec![(0, request)]) {
+            Err(error) if error.errno() == Some(libc::EADDRNOTAVAIL) => Ok(()),
+            done => gone_is_done(done),
+        }
+    }
+
     /// The addresses of the namespace, with the index of their link.
     pub fn addresses(&mut self) -> Result<Vec<(u32, Cidr)>, LinkError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -503,6 +529,13 @@ pub struct AddressSpec {
 }
 
 impl AddressSpec {
+    fn alone(address: IpAddr) -> AddressSpec {
+        AddressSpec {
+            address: Cidr::host(address),
+            no_prefix_route: false,
+        }
+    }
+
     pub(crate) fn message(&self, index: u32) -> AddressMessage {
         self.message_with(index, Duplicates::Trusted)
     }

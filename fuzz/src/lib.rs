@@ -8,6 +8,7 @@
 pub mod cdi;
 pub mod conflist;
 pub mod credentials;
+pub mod dns;
 pub mod hosts;
 pub mod input;
 pub mod layer;

@@ -17,6 +17,7 @@
 pub mod apply;
 pub mod compile;
 mod config;
+pub mod dns;
 pub mod explain;
 pub mod health;
 pub mod health_ports;

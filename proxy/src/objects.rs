@@ -27,15 +27,15 @@ fn key(meta: &ObjectMeta) -> ServiceKey {
 
 /// What is kept of all objects of one kind, as a watch tells them.
 #[derive(Debug)]
-struct Store<T> {
-    objects: HashMap<ServiceKey, T>,
+pub(crate) struct Store<T> {
+    pub(crate) objects: HashMap<ServiceKey, T>,
     /// While the watch lists: what it has named so far. The rest is gone when it is done.
     listed: Option<HashSet<ServiceKey>>,
-    complete: bool,
+    pub(crate) complete: bool,
 }
 
 impl<T: PartialEq> Store<T> {
-    fn new() -> Store<T> {
+    pub(crate) fn new() -> Store<T> {
         Store {
             objects: HashMap::new(),
             listed: None,
@@ -45,7 +45,7 @@ impl<T: PartialEq> Store<T> {
 
     /// Take in an event, whose object is kept as `parsed` says; `changed` is called with what was
     /// known before and is known now, where that differs.
-    fn take<K>(
+    pub(crate) fn take<K>(
         &mut self,
         event: Event<K>,
         meta: impl Fn(&K) -> &ObjectMeta,

@@ -123,7 +123,7 @@ pub fn service(service: &Service) -> Option<ServiceInfo> {
     })
 }
 
-fn cluster_ips(spec: &ServiceSpec) -> Box<[IpAddr]> {
+pub(crate) fn cluster_ips(spec: &ServiceSpec) -> Box<[IpAddr]> {
     let several = spec.cluster_ips.as_deref().unwrap_or_default();
     let one = spec.cluster_ip.as_ref().filter(|_| several.is_empty());
     // "None" and "" are no addresses.
@@ -209,7 +209,7 @@ fn affinity(spec: &ServiceSpec) -> Option<u32> {
     Some(seconds.filter(|s| *s > 0).unwrap_or(AFFINITY_SECONDS))
 }
 
-fn ports(spec: &ServiceSpec, problems: &mut Vec<String>) -> Box<[PortInfo]> {
+pub(crate) fn ports(spec: &ServiceSpec, problems: &mut Vec<String>) -> Box<[PortInfo]> {
     let one = |port: &ServicePort| {
         let protocol = Protocol::parse(port.protocol.as_deref());
         if protocol.is_none() {
@@ -237,19 +237,24 @@ fn valid_port(port: i32) -> Option<u16> {
 pub fn slice(slice: &EndpointSlice, here: &str) -> Option<SliceInfo> {
     let labels = slice.metadata.labels.as_ref()?;
     let service = labels.get(SERVICE_NAME_LABEL)?.as_str().into();
+    let endpoints = slice.endpoints.iter().flatten();
+    Some(SliceInfo {
+        service,
+        ports: slice_ports(slice),
+        endpoints: endpoints
+            .filter_map(|e| endpoint(e, &slice.address_type, here))
+            .collect(),
+    })
+}
+
+/// Ports that every endpoint of a slice has: name, protocol, number.
+pub(crate) fn slice_ports(slice: &EndpointSlice) -> Box<[(Box<str>, Protocol, u16)]> {
     let ports = slice.ports.iter().flatten().filter_map(|port| {
         let name = port.name.as_deref().unwrap_or_default().into();
         let protocol = Protocol::parse(port.protocol.as_deref())?;
         Some((name, protocol, port.port.and_then(valid_port)?))
     });
-    let endpoints = slice.endpoints.iter().flatten();
-    Some(SliceInfo {
-        service,
-        ports: ports.collect(),
-        endpoints: endpoints
-            .filter_map(|e| endpoint(e, &slice.address_type, here))
-            .collect(),
-    })
+    ports.collect()
 }
 
 fn endpoint(endpoint: &Endpoint, address_type: &str, here: &str) -> Option<EndpointInfo> {

@@ -107,7 +107,7 @@ async fn foreign_change(monitor: Option<&AsyncFd<Monitor>>, table: &str) {
     }
 }
 
-async fn client(path: &PathBuf) -> Result<Client, Error> {
+pub(crate) async fn client(path: &PathBuf) -> Result<Client, Error> {
     let failed = |source| Error::Kubeconfig {
         path: path.clone(),
         source: Box::new(source),

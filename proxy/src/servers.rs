@@ -64,7 +64,7 @@ fn counters(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Answer {
     })
 }
 
-fn page(text: String) -> Response<String> {
+pub(crate) fn page(text: String) -> Response<String> {
     let mut response = Response::new(text);
     let kind = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     let headers = response.headers_mut();

@@ -3,6 +3,7 @@
 //! own (needs root).
 
 mod api;
+mod dns;
 mod features;
 #[path = "../../../cni/tests/it/host.rs"]
 mod host;

@@ -85,7 +85,7 @@ fn start(extra: Value, ips: &[&str]) -> Running {
     running
 }
 
-fn within(what: &str, mut done: impl FnMut() -> bool) -> Duration {
+pub(crate) fn within(what: &str, mut done: impl FnMut() -> bool) -> Duration {
     let begun = Instant::now();
     while !done() {
         assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
@@ -94,7 +94,7 @@ fn within(what: &str, mut done: impl FnMut() -> bool) -> Duration {
     begun.elapsed()
 }
 
-fn get(address: &str, path: &str) -> (u16, String) {
+pub(crate) fn get(address: &str, path: &str) -> (u16, String) {
     let address: SocketAddr = address.parse().expect("an address");
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).expect("connect");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").expect("write");

@@ -8,6 +8,8 @@
 )]
 
 mod compile;
+#[path = "../../../fuzz/src/dns.rs"]
+mod dns;
 #[path = "../../../fuzz/src/input.rs"]
 mod input;
 #[path = "../it/objects.rs"]
@@ -18,17 +20,48 @@ mod trace;
 
 use std::path::Path;
 
-#[test]
-fn the_corpus_fares_as_the_api_promises() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/services");
+/// Try every input of a corpus.
+fn replay(corpus: &str, check: impl Fn(&[u8])) {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
     let mut count = 0;
-    for entry in std::fs::read_dir(dir).expect("a corpus") {
+    for entry in std::fs::read_dir(dir.join(corpus)).expect("a corpus") {
         let path = entry.expect("lists").path();
         println!("{}", path.display());
-        services::check(&std::fs::read(path).expect("reads"));
+        check(&std::fs::read(path).expect("reads"));
         count += 1;
     }
     assert!(count > 0, "the corpus is empty");
+}
+
+#[test]
+fn the_corpus_fares_as_the_api_promises() {
+    replay("services", services::check);
+}
+
+#[test]
+fn the_corpus_of_packets_gets_answers() {
+    replay("dns", dns::check);
+}
+
+/// Packets that are nearly right reach further than noise.
+#[test]
+fn damaged_packets_get_answers() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/dns");
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    for entry in std::fs::read_dir(dir).expect("a corpus") {
+        let packet = std::fs::read(entry.expect("lists").path()).expect("reads");
+        for _ in 0..60 {
+            let mut damaged = packet.clone();
+            for _ in 0..3 {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                let place = seed as usize % damaged.len();
+                damaged[place] = seed.to_le_bytes()[5];
+            }
+            dns::check(&damaged);
+        }
+    }
 }
 
 #[test]
