@@ -25,6 +25,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         advertise_address: loopback,
         cluster_cidr: "10.42.0.0/16".to_owned(),
         service_cidr: "10.43.0.0/16".to_owned(),
+        cluster_dns: None,
         cluster_domain: "cluster.local".to_owned(),
         tls_san: Vec::new(),
         write_kubeconfig: None,

@@ -25,6 +25,9 @@ pub struct Config {
     pub cluster_cidr: String,
     /// Address range of Service cluster addresses.
     pub service_cidr: String,
+    /// Address that nodes serve cluster DNS on, for the Service `kube-system/kube-dns`; none: it is
+    /// left to somebody else to make.
+    pub cluster_dns: Option<IpAddr>,
     /// DNS domain of the cluster; part of the serving certificate's names.
     pub cluster_domain: String,
     /// More names or addresses for the serving certificate.
@@ -32,6 +35,7 @@ pub struct Config {
     /// Where to write a second copy of the admin kubeconfig.
     pub write_kubeconfig: Option<PathBuf>,
     /// Parts that must not be started: `scheduler`, `controllers`, or the name of one controller.
+    /// Other names are other components' and mean nothing here.
     pub disable: BTreeSet<String>,
     /// Version of the program, appended to the Kubernetes version in `/version`.
     pub server_version: String,

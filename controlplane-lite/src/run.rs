@@ -82,7 +82,8 @@ pub async fn run(
         .map_err(Error::Serve)?;
     let port = server.port();
     let components = files.write_kubeconfigs(&config, port).map_err(Error::Pki)?;
-    server.bootstrap().await.map_err(Error::Serve)?;
+    let dns = config.cluster_dns;
+    server.bootstrap(dns).await.map_err(Error::Serve)?;
     let serving = tokio::spawn(server.run());
     tracing::info!(port, "API server is ready");
     let _ = ready.send(());

@@ -3,6 +3,7 @@
 
 mod check;
 mod client;
+mod cluster_dns;
 mod command;
 mod data_lock;
 mod logging;

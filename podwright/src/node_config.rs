@@ -64,7 +64,8 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "CIDR", env = "PODWRIGHT_CLUSTER_CIDR")]
     pub(crate) cluster_cidr: Option<String>,
 
-    /// Address of the cluster's DNS server, given to pods [default: none; pods use the node's resolv.conf]
+    /// Address of the cluster's DNS server, given to pods [default: the tenth of --service-cidr with
+    /// server; elsewhere none, and pods use the node's resolv.conf]
     #[arg(long, value_name = "IP", env = "PODWRIGHT_CLUSTER_DNS")]
     pub(crate) cluster_dns: Option<IpAddr>,
 

@@ -69,6 +69,7 @@ const PROXY: &[Rule] = &[
         &[READ],
         &[
             "nodes",
+            "namespaces",
             "services",
             "endpoints",
             "endpointslices.discovery.k8s.io",

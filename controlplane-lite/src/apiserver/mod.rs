@@ -12,6 +12,7 @@ mod authn;
 mod authz;
 mod body;
 mod bootstrap;
+mod bootstrap_dns;
 mod cidr;
 mod discovery;
 mod error;

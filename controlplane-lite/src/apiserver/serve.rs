@@ -2,7 +2,7 @@
 //! Sockets: TLS with optional client certificates, HTTP/1.1 and HTTP/2, and an orderly end.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc,
@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    allocate::Ranges, api::Api, authn::User, bootstrap, cidr::Cidr, error::ApiError,
+    allocate::Ranges, api::Api, authn::User, bootstrap, bootstrap_dns, cidr::Cidr, error::ApiError,
     kubelet::Kubelets,
 };
 use crate::{pki::ServerFiles, store::Store};
@@ -133,13 +133,14 @@ impl Server {
     }
 
     /// Makes sure that the objects are there that every cluster has. From here on `/readyz` is ok.
-    pub(crate) async fn bootstrap(&self) -> Result<(), ServeError> {
+    pub(crate) async fn bootstrap(&self, dns: Option<IpAddr>) -> Result<(), ServeError> {
         bootstrap::ensure(&self.api, self.advertise).await.map_err(
             |(what, error): (String, ApiError)| ServeError::Bootstrap {
                 what,
                 reason: error.message,
             },
         )?;
+        bootstrap_dns::ensure(&self.api, dns).await;
         self.api.ready.store(true, Ordering::Release);
         Ok(())
     }

@@ -47,6 +47,7 @@ impl Cluster {
             advertise_address: loopback,
             cluster_cidr: "10.42.0.0/16".into(),
             service_cidr: "10.43.0.0/16".into(),
+            cluster_dns: None,
             cluster_domain: "cluster.local".into(),
             tls_san: Vec::new(),
             write_kubeconfig: None,

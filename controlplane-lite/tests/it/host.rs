@@ -32,6 +32,7 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         advertise_address: loopback,
         cluster_cidr: "10.42.0.0/16".to_owned(),
         service_cidr: "10.43.0.0/24".to_owned(),
+        cluster_dns: None,
         cluster_domain: "cluster.local".to_owned(),
         tls_san: Vec::new(),
         write_kubeconfig: None,

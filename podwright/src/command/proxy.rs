@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::run_node;
+use crate::cluster_dns;
 use crate::node_config::NodeFlags;
 use crate::supervise::Supervisor;
 
@@ -45,6 +46,11 @@ pub(crate) struct ProxyArgs {
     /// Drop what comes to a cluster IP from outside the cluster
     #[arg(long)]
     strict_cluster_ips: bool,
+
+    /// Serve cluster DNS on --cluster-dns as well, on this node. A Service with that address must
+    /// have the label service.kubernetes.io/service-proxy-name, or its endpoints answer
+    #[arg(long)]
+    serve_dns: bool,
 
     /// Where /healthz and /livez are served
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
@@ -97,10 +103,20 @@ impl ProxyArgs {
 pub(crate) fn main(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let options = args.options()?;
     let node = args.node.resolve()?;
+    let dns = args.serve_dns.then(|| args.kubeconfig.clone());
+    if dns.is_some() && node.cluster_dns.is_empty() {
+        bail!("--serve-dns needs the address: give it with --cluster-dns");
+    }
     let mut config = node.proxy(args.kubeconfig)?;
     config.options = options;
     run_node(&node, async {
         let mut supervisor = Supervisor::new()?;
+        match dns {
+            // Which addresses are Services' is not known here; those that nobody has are asked for
+            // elsewhere.
+            Some(kubeconfig) => cluster_dns::start(&mut supervisor, &node, kubeconfig, "").await?,
+            None => cluster_dns::remove(&node)?,
+        }
         supervisor
             .start("proxy", move |ready, stop| {
                 ::proxy::run(config.clone(), ready, stop)

@@ -50,6 +50,7 @@ fn end_node(node: &NodeConfig) -> anyhow::Result<()> {
     };
     step("ending pods", end_pods(node));
     step("removing Services", remove_services(node));
+    step("removing cluster DNS", crate::cluster_dns::remove(node));
     step("removing the pod network", remove_pod_network(node));
     step("removing volumes and logs", remove_volumes(node));
     step("removing the run directory", remove(&node.run_dir));

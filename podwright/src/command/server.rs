@@ -15,6 +15,7 @@ use controlplane_lite::AgentFiles;
 use tracing::info;
 
 use super::run_node;
+use crate::cluster_dns;
 use crate::data_lock::DataLock;
 use crate::node_config::{NodeConfig, NodeFlags};
 use crate::pod_network;
@@ -53,16 +54,18 @@ pub(crate) struct ServerArgs {
     #[arg(long)]
     disable_agent: bool,
 
-    /// Leave out a part: a controller by name, or scheduler
+    /// Leave out a part: a controller by name, scheduler, or dns (its address stays for another)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     disable: Vec<String>,
 }
 
 pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let flags = args.node.clone();
-    let node = flags.clone().resolve()?;
+    let mut node = flags.clone().resolve()?;
     let with_agent = !args.disable_agent;
-    let control_plane = control_plane_config(args, &node)?;
+    let with_dns = !args.disable.iter().any(|part| part == cluster_dns::PART);
+    let control_plane = control_plane_config(args, &mut node)?;
+    let service_cidr = control_plane.service_cidr.clone();
     let _lock = DataLock::take(&node.data_dir)?;
     run_node(&node, async {
         let mut supervisor = Supervisor::new()?;
@@ -86,7 +89,8 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
             })
             .await?;
         if with_agent {
-            start_agent(&mut supervisor, &node, &url).await?;
+            let dns = with_dns.then_some(service_cidr.as_str());
+            start_agent(&mut supervisor, &node, &url, dns).await?;
         }
         info!(
             kubeconfig = %node.data_dir.join("server/kubeconfig.yaml").display(),
@@ -97,10 +101,17 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// Cluster DNS gets its address here: it follows from the Services' range.
 fn control_plane_config(
     args: ServerArgs,
-    node: &NodeConfig,
+    node: &mut NodeConfig,
 ) -> anyhow::Result<controlplane_lite::Config> {
+    let service_cidr = args.service_cidr.unwrap_or_else(|| "10.43.0.0/16".into());
+    if node.cluster_dns.is_empty() {
+        node.cluster_dns
+            .push(cluster_dns::default_address(&service_cidr)?);
+    }
+    let disable: BTreeSet<String> = args.disable.into_iter().collect();
     let advertise_address = match args.advertise_address {
         Some(address) => address,
         None => node.node_ip()?,
@@ -111,19 +122,25 @@ fn control_plane_config(
         https_listen_port: args.https_listen_port.unwrap_or(6443),
         advertise_address,
         cluster_cidr: node.cluster_cidr.clone(),
-        service_cidr: args.service_cidr.unwrap_or_else(|| "10.43.0.0/16".into()),
+        service_cidr,
+        cluster_dns: match disable.contains(cluster_dns::PART) {
+            true => None,
+            false => node.cluster_dns.first().copied(),
+        },
         cluster_domain: node.cluster_domain.clone(),
         tls_san: args.tls_san,
         write_kubeconfig: args.write_kubeconfig,
-        disable: args.disable.into_iter().collect::<BTreeSet<_>>(),
+        disable,
         server_version: env!("CARGO_PKG_VERSION").into(),
     })
 }
 
+/// `dns` is the Services' range when this node serves cluster DNS.
 async fn start_agent(
     supervisor: &mut Supervisor,
     node: &NodeConfig,
     url: &str,
+    dns: Option<&str>,
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(&node.pod_manifest_path)
         .with_context(|| format!("creating {}", node.pod_manifest_path.display()))?;
@@ -131,6 +148,14 @@ async fn start_agent(
     let files =
         controlplane_lite::agent_credentials(&node.data_dir, &node.node_name, &addresses, url)
             .context("making the node's credentials")?;
+    // Before the kubelet, so that pods find it.
+    match dns {
+        Some(services) => {
+            let kubeconfig = files.proxy_kubeconfig.clone();
+            cluster_dns::start(supervisor, node, kubeconfig, services).await?;
+        }
+        None => cluster_dns::remove(node)?,
+    }
     let kubelet = kubelet_config(node, &files)?;
     supervisor
         .start("kubelet", move |ready, stop| {

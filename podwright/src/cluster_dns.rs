@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Cluster DNS on this node: its address, and the component that serves it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, ensure};
+use cni::cidr::{Cidr, from_bits, to_bits};
+
+use crate::node_config::NodeConfig;
+use crate::supervise::Supervisor;
+
+/// The name of this part for `--disable`.
+pub(crate) const PART: &str = "dns";
+/// Which address of the Services' range cluster DNS has, as everywhere else.
+const TENTH: u128 = 10;
+
+/// The tenth address of the Services' range.
+///
+/// # Errors
+/// When the range cannot be read, or has no tenth address.
+pub(crate) fn default_address(service_cidr: &str) -> anyhow::Result<IpAddr> {
+    let range: Cidr = service_cidr.parse().context("service-cidr")?;
+    let first = to_bits(range.network().addr);
+    ensure!(
+        to_bits(range.last()) - first > TENTH,
+        "service-cidr: {service_cidr} has no tenth address for cluster DNS; give one with --cluster-dns"
+    );
+    Ok(from_bits(first + TENTH, range.is_ipv4()))
+}
+
+/// Where it is kept which addresses were put on `lo`.
+pub(crate) fn state_file(node: &NodeConfig) -> PathBuf {
+    node.run_dir.join("dns-addresses")
+}
+
+/// Starts the component. It is not waited for: a node whose port 53 is taken works otherwise.
+pub(crate) async fn start(
+    supervisor: &mut Supervisor,
+    node: &NodeConfig,
+    kubeconfig: PathBuf,
+    service_cidr: &str,
+) -> anyhow::Result<()> {
+    let config = proxy::dns::Config {
+        kubeconfig,
+        addresses: node.cluster_dns.clone(),
+        domain: node.cluster_domain.clone(),
+        cluster_cidr: node.cluster_cidr.clone(),
+        service_cidr: service_cidr.to_owned(),
+        resolv_conf: "/etc/resolv.conf".into(),
+        state_file: state_file(node),
+    };
+    supervisor
+        .start(PART, move |ready, stop| {
+            proxy::dns::run(config.clone(), ready, stop)
+        })
+        .await
+}
+
+/// Leave the address to others.
+pub(crate) fn remove(node: &NodeConfig) -> anyhow::Result<()> {
+    Ok(proxy::dns::cleanup(&state_file(node))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_dns_has_the_tenth_address_of_the_range() {
+        for (range, address) in [
+            ("10.43.0.0/16", "10.43.0.10"),
+            ("10.96.0.128/26", "10.96.0.138"),
+            ("fd43::/108", "fd43::a"),
+        ] {
+            let found = default_address(range).expect("an address");
+            assert_eq!(found.to_string(), address);
+        }
+        for bad in ["10.43.0.0/29", "10.43.0.0", "x"] {
+            let error = default_address(bad).expect_err(bad).to_string();
+            assert!(error.starts_with("service-cidr"), "{error}");
+        }
+    }
+}
