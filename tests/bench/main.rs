@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How fast and how small, beside whichever peers are installed, in one run on one machine.
 //!
-//! `podwright-bench [--runs N] [--only oci,cri,image,server,services,cni] [--json FILE]` prints a table,
+//! `podwright-bench [--runs N] [--only oci,cri,image,server,services,cni,dns] [--json FILE]` prints a table,
 //! and the same as JSON. Everything runs in test hosts and is gone afterwards. It measures; it asserts
 //! nothing.
 
@@ -9,6 +9,7 @@
 mod api;
 mod cni;
 mod cri;
+mod dns;
 mod image;
 mod memory;
 mod oci;
@@ -33,7 +34,7 @@ struct Args {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "oci,cri,image,server,services,cni"
+        default_value = "oci,cri,image,server,services,cni,dns"
     )]
     only: Vec<String>,
 
@@ -43,7 +44,7 @@ struct Args {
 }
 
 fn main() -> Result<()> {
-    if let Some(outcome) = services::child() {
+    if let Some(outcome) = services::child().or_else(dns::child) {
         return outcome;
     }
     let args = Args::parse();
@@ -70,8 +71,9 @@ fn measure(group: &str, runs: usize, report: &mut Report) -> Result<()> {
         "server" => server::measure(runs, report),
         "services" => services::measure(runs, report),
         "cni" => cni::measure(runs, report),
+        "dns" => dns::measure(runs, report),
         other => anyhow::bail!(
-            "no group is named {other}; there are oci, cri, image, server, services and cni"
+            "no group is named {other}; there are oci, cri, image, server, services, cni and dns"
         ),
     }
 }

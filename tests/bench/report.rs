@@ -42,6 +42,11 @@ impl Report {
         self.add(what, who, "KiB", samples);
     }
 
+    /// Adds how often something happened in a second.
+    pub(crate) fn per_second(&mut self, what: &str, who: &str, samples: Vec<f64>) {
+        self.add(what, who, "/s", samples);
+    }
+
     fn add(&mut self, what: &str, who: &str, unit: &'static str, mut samples: Vec<f64>) {
         if samples.is_empty() {
             return;

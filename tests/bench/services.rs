@@ -79,7 +79,7 @@ pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
     })
 }
 
-fn ip(args: &str) -> Result<()> {
+pub(crate) fn ip(args: &str) -> Result<()> {
     let status = Command::new("ip").args(args.split(' ')).status()?;
     ensure!(status.success(), "ip {args}");
     Ok(())

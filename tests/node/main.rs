@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod crash;
 mod deployment;
+mod dns;
 mod guest;
 mod harness;
 mod network;

@@ -76,6 +76,11 @@ impl TestHost {
         &self.path
     }
 
+    /// Where its network namespace can be entered.
+    pub fn netns(&self) -> PathBuf {
+        format!("/proc/{}/ns/net", self.holder.id()).into()
+    }
+
     /// A command that will run in the host's namespaces.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let pidfd =
@@ -160,7 +165,12 @@ impl TestHost {
 
     /// Starts `podwright server` and waits until its node is Ready.
     pub fn server(&self) -> Result<Server<'_>> {
-        let server = Server::start(self)?;
+        self.server_with(&[])
+    }
+
+    /// The same, with further flags.
+    pub fn server_with(&self, flags: &[&str]) -> Result<Server<'_>> {
+        let server = Server::start(self, flags)?;
         server.wait_ready()?;
         Ok(server)
     }
@@ -235,13 +245,13 @@ pub struct Server<'host> {
 }
 
 impl<'host> Server<'host> {
-    fn start(host: &'host TestHost) -> Result<Self> {
+    fn start(host: &'host TestHost, flags: &[&str]) -> Result<Self> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(host.path.join("server.log"))?;
         let child = host
-            .podwright(&["server"])
+            .podwright(&[&["server"], flags].concat())
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
