@@ -385,7 +385,7 @@ impl Route {
 
     /// Give a link an address that is this host's alone: never the source of what leaves the host.
     pub fn add_host_address(&mut self, index: u32, address: IpAddr) -> Result<(), LinkError> {
-        let mut message = AddressSpec::alone(address).message(index);
+        let mut message = AddressSpec::plain(Cidr::host(address)).message(index);
         message.header.scope = AddressScope::Host;
         let request = (
             NLM_F_CREATE | NLM_F_REPLACE,
@@ -393,20 +393,6 @@ impl Route {
         );
         let attempt = || format!("adding address {address} to link {index}");
         self.request(attempt, vec![request]).map(drop)
-    }
-
-    /// Take an address away from a link; one that it does not have is gone already.
-    pub fn delete_address(&mut self, index: u32, address: Cidr) -> Result<(), LinkError> {
-        let spec = AddressSpec {
-            address,
-            no_prefix_route: false,
-        };
-        let request = RouteNetlinkMessage::DelAddress(spec.message(index));
-        let attempt = || format!("removing address {address} from link {index}");
-        match self.request(attempt, vec![(0, request)]) {
-            Err(error) if error.errno() == Some(libc::EADDRNOTAVAIL) => Ok(()),
-            done => gone_is_done(done),
-        }
     }
 
     /// The addresses of the namespace, with the index of their link.
@@ -449,12 +435,8 @@ impl Route {
     }
 
     /// Take an address off a link.
-    pub(crate) fn delete_address(&mut self, index: u32, address: Cidr) -> Result<(), LinkError> {
-        let spec = AddressSpec {
-            address,
-            no_prefix_route: false,
-        };
-        let message = spec.message(index);
+    pub fn delete_address(&mut self, index: u32, address: Cidr) -> Result<(), LinkError> {
+        let message = AddressSpec::plain(address).message(index);
         self.request(
             || format!("taking {address} off link {index}"),
             vec![(0, RouteNetlinkMessage::DelAddress(message))],
@@ -529,9 +511,9 @@ pub struct AddressSpec {
 }
 
 impl AddressSpec {
-    fn alone(address: IpAddr) -> AddressSpec {
+    fn plain(address: Cidr) -> AddressSpec {
         AddressSpec {
-            address: Cidr::host(address),
+            address,
             no_prefix_route: false,
         }
     }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use cni::cidr::Cidr;
 use cni::link::{LinkError, Route};
+use nix::errno::Errno;
 
 const LINK: &str = "lo";
 
@@ -68,6 +69,14 @@ fn open() -> Result<(Route, u32), AddressError> {
     Ok((route, index))
 }
 
+/// One that is not there is removed already.
+fn remove(route: &mut Route, index: u32, ip: IpAddr) -> Result<(), AddressError> {
+    match route.delete_address(index, Cidr::host(ip)) {
+        Err(error) if error.errno() == Some(Errno::EADDRNOTAVAIL as i32) => Ok(()),
+        done => done.map_err(AddressError::Kernel),
+    }
+}
+
 /// Have these addresses, and none that an earlier run had. Idempotent. Blocks for a millisecond.
 pub fn take(path: &Path, addresses: &[IpAddr]) -> Result<(), AddressError> {
     let before = listed(path)?;
@@ -78,8 +87,7 @@ pub fn take(path: &Path, addresses: &[IpAddr]) -> Result<(), AddressError> {
         list(path, &known)?;
     }
     for stale in before.iter().filter(|ip| !addresses.contains(ip)) {
-        let gone = route.delete_address(index, Cidr::host(*stale));
-        gone.map_err(AddressError::Kernel)?;
+        remove(&mut route, index, *stale)?;
     }
     repair(addresses)?;
     if known[..] != *addresses {
@@ -112,8 +120,7 @@ pub fn release(path: &Path) -> Result<(), AddressError> {
     if !addresses.is_empty() {
         let (mut route, index) = open()?;
         for ip in addresses {
-            let gone = route.delete_address(index, Cidr::host(ip));
-            gone.map_err(AddressError::Kernel)?;
+            remove(&mut route, index, ip)?;
         }
     }
     match fs::remove_file(path) {
