@@ -111,6 +111,19 @@ fn service(index: u32) -> Value {
 /// A process that ends with this.
 struct Server(Child);
 
+impl Server {
+    /// The processor time of all its threads (proc_pid_schedstat: nanoseconds).
+    fn cpu(&self) -> Result<Duration> {
+        let mut nanos = 0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
+            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
+            let first = text.split(' ').next().unwrap_or_default();
+            nanos += first.parse::<u64>().context("schedstat")?;
+        }
+        Ok(Duration::from_nanos(nanos))
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -132,7 +145,7 @@ fn ours(runs: usize, report: &mut Report) -> Result<()> {
     api.fill("/api/v1/namespaces", vec![namespace]);
     let kubeconfig = runtime.block_on(api.serve(dir.path()));
     let mut command = Command::new(std::env::current_exe()?);
-    let _server = Server(
+    let server = Server(
         command
             .env(CHILD, kubeconfig)
             .stdin(Stdio::null())
@@ -146,7 +159,7 @@ fn ours(runs: usize, report: &mut Report) -> Result<()> {
         ("DNS, no such Service", "x.d.svc.cluster.local"),
         ("DNS, a cached name", "www.example.com"),
     ] {
-        load(what, who, SERVER, name, runs, report)?;
+        load(what, who, (&server, SERVER), name, runs, report)?;
     }
     Ok(())
 }
@@ -177,7 +190,7 @@ fn peer(runs: usize, report: &mut Report) -> Result<()> {
     load(
         "DNS, a cached name",
         "dnsmasq",
-        PEER,
+        (&server, PEER),
         "www.example.com",
         runs,
         report,
@@ -216,17 +229,19 @@ fn ready(server: &str, name: &str) -> Result<()> {
 fn load(
     what: &str,
     who: &str,
-    server: &str,
+    (process, address): (&Server, &str),
     name: &str,
     runs: usize,
     report: &mut Report,
 ) -> Result<()> {
-    let server: SocketAddr = server.parse()?;
+    let server: SocketAddr = address.parse()?;
     let mut rates = Vec::new();
+    // What a machine that is busy with other things does not change much.
+    let mut rates_of_cpu = Vec::new();
     let mut waits = Vec::new();
     for _ in 0..runs.max(1) {
         let stop = AtomicBool::new(false);
-        let begun = Instant::now();
+        let (begun, cpu) = (Instant::now(), process.cpu()?);
         let (count, took) = std::thread::scope(|scope| {
             let client = scope.spawn(|| clients(server, name, &stop));
             std::thread::sleep(SAMPLE);
@@ -234,9 +249,13 @@ fn load(
             client.join().map_err(|_| anyhow!("the client panicked"))?
         })?;
         rates.push(count as f64 / begun.elapsed().as_secs_f64());
+        let cpu = process.cpu()?.saturating_sub(cpu);
+        rates_of_cpu.push(count as f64 / cpu.as_secs_f64());
         waits.extend(took);
     }
     report.per_second(&format!("{what}, questions"), who, rates);
+    let of_cpu = format!("{what}, questions in a second of CPU");
+    report.per_second(&of_cpu, who, rates_of_cpu);
     report.micros(
         &format!("{what}, wait with {CLIENTS} at a time"),
         who,
