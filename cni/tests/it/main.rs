@@ -12,5 +12,6 @@ mod nft;
 mod overlay;
 mod place;
 mod plugins;
+mod podman;
 mod reference;
 mod trace;
