@@ -16,6 +16,7 @@
 //! What this crate never does: hold state in memory that is not on disk or in the kernel, touch an
 //! nftables table that is not its own, or change the namespace of a thread that somebody else uses.
 
+pub mod attached;
 mod attachment;
 mod builtin;
 pub mod cidr;

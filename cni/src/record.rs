@@ -62,6 +62,15 @@ impl From<Record> for Attached {
     }
 }
 
+/// The directory of records, below that of state.
+pub(crate) const RESULTS: &str = "results";
+const ENDING: &str = ".json";
+
+/// The name of the attachment whose record has this file name.
+pub(crate) fn name(file: &str) -> Option<&str> {
+    file.strip_suffix(ENDING)
+}
+
 /// The directory of records.
 pub(crate) struct Records {
     dir: PathBuf,
@@ -76,7 +85,7 @@ impl Records {
 
     /// Both parts have been checked: no '/' in either.
     fn path(&self, container_id: &str, ifname: &str) -> PathBuf {
-        self.dir.join(format!("{container_id}-{ifname}.json"))
+        self.dir.join(format!("{container_id}-{ifname}{ENDING}"))
     }
 
     /// Written to the side and renamed, so that a reader sees the old one or the new one.
@@ -138,6 +147,21 @@ impl Records {
         Ok(paths
             .filter_map(|path| read(&path).ok().flatten())
             .collect())
+    }
+
+    /// Every record that can be read, with the name of its attachment.
+    pub(crate) fn named(&self) -> Result<Vec<(String, Record)>, Error> {
+        let paths = self.paths()?.into_iter();
+        let one = |path: PathBuf| {
+            let name = path.file_name()?.to_str().and_then(name)?;
+            Some((name.to_owned(), read(&path).ok().flatten()?))
+        };
+        Ok(paths.filter_map(one).collect())
+    }
+
+    /// The record of an attachment that [`name`] gave a name.
+    pub(crate) fn by_name(&self, name: &str) -> Result<Option<Record>, Error> {
+        read(&self.dir.join(format!("{name}{ENDING}")))
     }
 
     fn paths(&self) -> Result<Vec<PathBuf>, Error> {

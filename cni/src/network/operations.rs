@@ -12,7 +12,7 @@ use crate::attachment::Attachment;
 use crate::builtin;
 use crate::conf::{self, NetworkList, PluginConf, has_verb};
 use crate::exec::{Call, Dirs};
-use crate::record::{Record, Records};
+use crate::record::{RESULTS, Record, Records};
 use crate::types::{AddResult, PluginError, code};
 
 /// What an operation is about, for every plugin of it.
@@ -27,7 +27,7 @@ pub(super) struct Job<'a> {
 
 impl Inner {
     pub(super) fn records(&self) -> Records {
-        Records::new(&self.state_dir.join("results"))
+        Records::new(&self.state_dir.join(RESULTS))
     }
 
     pub(super) fn list(&self) -> Result<NetworkList, Error> {

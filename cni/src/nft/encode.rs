@@ -15,7 +15,8 @@ use super::expr::{
     Verdict,
 };
 use super::model::{
-    ChainKind, Command, Data, DataType, Element, Family, Hook, MapData, SetSpec, Transaction,
+    ChainKind, Command, Data, DataType, Element, Family, Hook, Interval, MapData, SetSpec,
+    Transaction,
 };
 use super::read;
 use super::show::Shown;
@@ -24,12 +25,16 @@ use crate::netlink::{Attributes, NetlinkError};
 
 /// The length of an attribute has 16 bits; 400 elements of the widest kind stay far below.
 const ELEMENTS_PER_MESSAGE: usize = 400;
+/// Each may be two elements.
+const INTERVALS_PER_MESSAGE: usize = ELEMENTS_PER_MESSAGE / 2;
 const NLM_F_ACK: u16 = 4;
 const NETLINK_HEADER: usize = 16;
 const NFGEN_HEADER: usize = 4;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const PLAIN_SET: u32 = 0;
+const NFT_SET_INTERVAL: u32 = 4;
 const NFT_SET_MAP: u32 = 8;
+const NFT_SET_CONCAT: u32 = 0x80;
 const NFT_SET_TIMEOUT: u32 = 0x10;
 const NFT_SET_EVAL: u32 = 0x20;
 const NFT_DATA_VERDICT: u32 = 0xffff_ff00;
@@ -102,6 +107,9 @@ fn messages(command: &Command) -> usize {
     match command {
         Command::AddElements { elements, .. } => elements.len().div_ceil(ELEMENTS_PER_MESSAGE),
         Command::DeleteElements { keys, .. } => keys.len().div_ceil(ELEMENTS_PER_MESSAGE),
+        Command::AddIntervals { intervals, .. } | Command::DeleteIntervals { intervals, .. } => {
+            intervals.len().div_ceil(INTERVALS_PER_MESSAGE)
+        }
         _ => 1,
     }
 }
@@ -235,8 +243,37 @@ impl<'a> Encoder<'a> {
                 let mut list = rule.nested_expressions();
                 exprs.iter().for_each(|e| expression(&mut list, e));
             }
-            Command::AddSet(spec) => self.add_set(spec, None),
-            Command::AddDynamicMap { spec, size } => self.add_set(spec, Some(*size)),
+            Command::AddSet(spec) => self.add_set(spec, PLAIN_SET, None),
+            Command::AddDynamicMap { spec, size } => {
+                self.add_set(spec, NFT_SET_TIMEOUT | NFT_SET_EVAL, Some(*size));
+            }
+            Command::AddIntervalSet(spec) => self.add_set(spec, NFT_SET_INTERVAL, None),
+            Command::AddIntervals { set, intervals } => {
+                for some in intervals.chunks(INTERVALS_PER_MESSAGE) {
+                    let mut request = self.request().set_create().op_newsetelem_do(&header);
+                    let list = request
+                        .encode()
+                        .push_table_bytes(table)
+                        .push_set_bytes(set.as_bytes());
+                    let mut list = list.nested_elements();
+                    for interval in some {
+                        list = push_interval(list, interval, true);
+                    }
+                }
+            }
+            Command::DeleteIntervals { set, intervals } => {
+                for some in intervals.chunks(INTERVALS_PER_MESSAGE) {
+                    let mut request = self.request().op_delsetelem_do(&header);
+                    let list = request
+                        .encode()
+                        .push_table_bytes(table)
+                        .push_set_bytes(set.as_bytes());
+                    let mut list = list.nested_elements();
+                    for interval in some {
+                        list = push_interval(list, interval, false);
+                    }
+                }
+            }
             Command::AddElements { set, elements } => {
                 for some in elements.chunks(ELEMENTS_PER_MESSAGE) {
                     let mut request = self.request().set_create().op_newsetelem_do(&header);
@@ -271,7 +308,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    fn add_set(&mut self, spec: &SetSpec, dynamic: Option<u32>) {
+    fn add_set(&mut self, spec: &SetSpec, kind: u32, size: Option<u32>) {
         let id = self.next_set_id;
         self.next_set_id += 1;
         let (header, table) = (self.header.clone(), self.table.as_bytes());
@@ -280,8 +317,10 @@ impl<'a> Encoder<'a> {
         } else {
             PLAIN_SET
         };
-        if dynamic.is_some() {
-            flags |= NFT_SET_TIMEOUT | NFT_SET_EVAL;
+        flags |= kind;
+        let concatenated = kind == NFT_SET_INTERVAL && spec.key.len() > 1;
+        if concatenated {
+            flags |= NFT_SET_CONCAT;
         }
         let mut request = self.request().set_create().op_newset_do(&header);
         let mut set = request
@@ -301,9 +340,16 @@ impl<'a> Encoder<'a> {
                     .push_data_len(total_len(fields));
             }
         }
-        // The lengths of a key's fields are told only for concatenations with intervals.
-        if let Some(size) = dynamic {
+        if let Some(size) = size {
             set = set.nested_desc().push_size(size).end_nested();
+        }
+        // The lengths of a key's fields are told only for concatenations with intervals.
+        if concatenated {
+            let mut fields = set.nested_desc().nested_concat();
+            for field in &spec.key {
+                fields = fields.nested_elem().push_len(field.width()).end_nested();
+            }
+            set = fields.end_nested().end_nested();
         }
         drop(set);
     }
@@ -361,6 +407,62 @@ fn push_element<P: Pusher>(
         }
     }
     pushed.end_nested()
+}
+
+/// A concatenation has both ends in one element. Else the kernel keeps two: where the interval
+/// begins, and the first key after it, which the interval that ends with the last key has not.
+fn push_interval<P: Pusher>(
+    list: PushSetelemListElemAttrs<P>,
+    interval: &Interval,
+    with_data: bool,
+) -> PushSetelemListElemAttrs<P> {
+    const END: u32 = 1;
+    let mut begin = list
+        .nested_elem()
+        .nested_key()
+        .push_value(&interval.first)
+        .end_nested();
+    if interval.concatenated {
+        push_key_end(begin.as_vec_mut(), &interval.last);
+    }
+    if let Some(Data::Value(value)) = interval.data.as_ref().filter(|_| with_data) {
+        begin = begin.nested_data().push_value(value).end_nested();
+    }
+    let list = begin.end_nested();
+    let Some(after) = successor(&interval.last).filter(|_| !interval.concatenated) else {
+        return list;
+    };
+    list.nested_elem()
+        .push_flags(&END.to_be_bytes())
+        .nested_key()
+        .push_value(&after)
+        .end_nested()
+        .end_nested()
+}
+
+/// Written by hand, because the crate numbers this attribute in another order than
+/// `enum nft_set_elem_attributes` does.
+fn push_key_end(bytes: &mut Vec<u8>, key: &[u8]) {
+    const KEY_END: u16 = 10;
+    const VALUE: u16 = 1;
+    let start = push_nested_header(bytes, KEY_END);
+    let length = u16::try_from(key.len()).expect("keys are short");
+    push_header(bytes, VALUE, length);
+    bytes.extend(key);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    finalize_nested_header(bytes, start);
+}
+
+/// The next key in order; none after the last.
+fn successor(key: &[u8]) -> Option<Vec<u8>> {
+    let mut next = key.to_vec();
+    for byte in next.iter_mut().rev() {
+        *byte = byte.wrapping_add(1);
+        if *byte != 0 {
+            return Some(next);
+        }
+    }
+    None
 }
 
 fn verdict<P: Pusher>(data: PushDataAttrs<P>, verdict: &Verdict) -> PushDataAttrs<P> {
@@ -631,8 +733,12 @@ fn ct_key(key: CtKey) -> u32 {
     match key {
         CtKey::State => 0,
         CtKey::Status => 2,
+        CtKey::Protocol => 10,
+        CtKey::ProtoSrc => 11,
         CtKey::ProtoDst => 12,
+        CtKey::SrcIp => 19,
         CtKey::DstIp => 20,
+        CtKey::SrcIp6 => 21,
         CtKey::DstIp6 => 22,
     }
 }

@@ -61,10 +61,19 @@ pub enum CtKey {
     State,
     /// Bits of `ip_conntrack_status`: destination translated 0x20.
     Status,
+    /// IPv4 source.
+    SrcIp,
+    /// IPv6 source.
+    SrcIp6,
     /// IPv4 destination.
     DstIp,
     /// IPv6 destination.
     DstIp6,
+    /// Transport protocol of the connection, one byte. An ICMP error has that of the connection it
+    /// tells of.
+    Protocol,
+    /// Source port.
+    ProtoSrc,
     /// Destination port.
     ProtoDst,
 }
@@ -293,6 +302,20 @@ impl Expr {
             key: MetaKey::IifName,
             dreg,
         }
+    }
+
+    /// The same of the link a packet goes out by.
+    pub fn oifname(dreg: Register) -> Expr {
+        Expr::Meta {
+            key: MetaKey::OifName,
+            dreg,
+        }
+    }
+
+    /// Match packets that belong to no tracked connection: invalid ones, and those that a rule
+    /// exempted.
+    pub fn state_without_connection() -> [Expr; 3] {
+        ct_bits(CtKey::State, 1 | 64)
     }
 
     /// Match connections whose destination was translated.

@@ -25,7 +25,8 @@ pub use expr::{
     Verdict, match_prefix,
 };
 pub use model::{
-    Base, ChainKind, Command, Data, DataType, Element, Family, Hook, MapData, SetSpec, Transaction,
+    Base, ChainKind, Command, Data, DataType, Element, Family, Hook, Interval, MapData, SetSpec,
+    Transaction,
 };
 
 pub use monitor::Monitor;

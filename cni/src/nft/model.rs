@@ -104,6 +104,26 @@ impl Transaction {
         }
     }
 
+    /// Add intervals to a set or map. Nothing is added to the transaction when there are none.
+    pub fn add_intervals(&mut self, set: &str, intervals: Vec<Interval>) {
+        if !intervals.is_empty() {
+            self.commands.push(Command::AddIntervals {
+                set: set.to_owned(),
+                intervals,
+            });
+        }
+    }
+
+    /// Delete intervals. Nothing is added to the transaction when there are none.
+    pub fn delete_intervals(&mut self, set: &str, intervals: Vec<Interval>) {
+        if !intervals.is_empty() {
+            self.commands.push(Command::DeleteIntervals {
+                set: set.to_owned(),
+                intervals,
+            });
+        }
+    }
+
     /// Delete elements by key. Nothing is added to the transaction when there are none.
     pub fn delete(&mut self, set: &str, keys: Vec<Vec<u8>>) {
         if !keys.is_empty() {
@@ -162,6 +182,23 @@ pub enum Command {
         set: String,
         /// Which ones.
         elements: Vec<Element>,
+    },
+    /// Make a set or map of intervals; nothing happens when the same one is there. A key of several
+    /// fields needs Linux 5.6.
+    AddIntervalSet(SetSpec),
+    /// Add intervals, which must not overlap what is there.
+    AddIntervals {
+        /// To which set or map.
+        set: String,
+        /// Which ones.
+        intervals: Vec<Interval>,
+    },
+    /// Delete intervals; `ENOENT` if one is not there.
+    DeleteIntervals {
+        /// Of which set or map.
+        set: String,
+        /// Which ones; their data does not matter.
+        intervals: Vec<Interval>,
     },
     /// Delete elements; `ENOENT` if one is not there.
     DeleteElements {
@@ -238,7 +275,7 @@ pub enum MapData {
     Fields(Vec<DataType>),
 }
 
-/// A set, or with `data` a map. Keys have no intervals and no timeouts.
+/// A set, or with `data` a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetSpec {
     /// Its name.
@@ -255,6 +292,19 @@ pub struct Element {
     /// Fields, each padded to 4 bytes when there are several.
     pub key: Vec<u8>,
     /// What it maps to, if the set is a map.
+    pub data: Option<Data>,
+}
+
+/// An element of a set or map of intervals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interval {
+    /// The lowest key: fields in network order (a mark only where both ends have the same).
+    pub first: Vec<u8>,
+    /// The highest key, itself included. Of several fields each has a range of its own.
+    pub last: Vec<u8>,
+    /// Does the key have several fields?
+    pub concatenated: bool,
+    /// A value that it maps to, if the set is a map.
     pub data: Option<Data>,
 }
 

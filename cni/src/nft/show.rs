@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::expr::{Expr, Verdict};
-use super::model::{Command, Data, Element, Family, MapData, SetSpec, Transaction};
+use super::model::{Command, Data, Element, Family, Interval, MapData, SetSpec, Transaction};
 
 impl fmt::Display for Family {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,6 +64,17 @@ impl fmt::Display for Shown<'_> {
                 elements.iter().try_for_each(|e| write!(f, " {e}"))?;
                 f.write_str(" }")
             }
+            Command::AddIntervalSet(spec) => write!(f, "add interval {spec} in {place}"),
+            Command::AddIntervals { set, intervals } => {
+                write!(f, "add element {place} {set} {{")?;
+                intervals.iter().try_for_each(|i| write!(f, " {i}"))?;
+                f.write_str(" }")
+            }
+            Command::DeleteIntervals { set, intervals } => {
+                write!(f, "delete element {place} {set} {{")?;
+                intervals.iter().try_for_each(|i| write!(f, " {i}"))?;
+                f.write_str(" }")
+            }
             Command::DeleteElements { set, keys } => {
                 write!(f, "delete element {place} {set} {{")?;
                 keys.iter().try_for_each(|k| write!(f, " {}", Hex(k)))?;
@@ -92,6 +103,16 @@ impl fmt::Display for Element {
             None => Ok(()),
             Some(Data::Value(value)) => write!(f, ":{}", Hex(value)),
             Some(Data::Verdict(verdict)) => write!(f, ":{verdict}"),
+        }
+    }
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", Hex(&self.first), Hex(&self.last))?;
+        match &self.data {
+            Some(Data::Value(value)) => write!(f, ":{}", Hex(value)),
+            _ => Ok(()),
         }
     }
 }
