@@ -2,7 +2,7 @@
 //! Who may do what: a small table of rules that is part of the program.
 //!
 //! There are no RBAC objects yet, so the rules cover exactly the cluster's own parts: admins,
-//! kubelets, the service proxy, the scheduler and the controllers. Everybody else may read
+//! kubelets, the service proxy and network policy, the scheduler and the controllers. Everybody else may read
 //! discovery and nothing more. A kubelet may write its own node and lease, the status of pods
 //! bound to it, mirror pods of its own, and events; it may read everything that the rules name.
 
@@ -73,6 +73,9 @@ const PROXY: &[Rule] = &[
             "services",
             "endpoints",
             "endpointslices.discovery.k8s.io",
+            "pods",
+            "namespaces",
+            "networkpolicies.networking.k8s.io",
         ],
     ),
     rule(&[WRITE], &["events", "events.events.k8s.io"]),
@@ -297,5 +300,7 @@ mod tests {
         assert!(allowed(CONTROLLERS, "update", "deployments.apps/status"));
         assert!(!allowed(CONTROLLERS, "create", "pods/exec"));
         assert!(!allowed(PROXY, "list", "secrets"));
+        assert!(allowed(PROXY, "watch", "networkpolicies.networking.k8s.io"));
+        assert!(!allowed(PROXY, "update", "pods"));
     }
 }

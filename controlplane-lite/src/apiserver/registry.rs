@@ -11,6 +11,7 @@ use k8s_openapi::api::{
     },
     discovery::v1::EndpointSlice,
     events,
+    networking::v1::NetworkPolicy,
 };
 
 use super::{
@@ -287,6 +288,19 @@ fn others() -> Vec<Resource> {
             selectable: EVENT_FIELDS,
             columns: table::EVENTS,
             decode: typed::<events::v1::Event>,
+            ..CORE
+        },
+        Resource {
+            group: "networking.k8s.io",
+            kind: "NetworkPolicy",
+            plural: "networkpolicies",
+            singular: "networkpolicy",
+            stored: "networkpolicies.networking.k8s.io",
+            short: &["netpol"],
+            generation: true,
+            columns: table::NETWORK_POLICY,
+            decode: typed::<NetworkPolicy>,
+            strategy: strategy::NETWORK_POLICY,
             ..CORE
         },
     ]

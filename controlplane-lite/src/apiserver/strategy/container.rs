@@ -206,10 +206,7 @@ fn ports(container: &Value, path: &str, errors: &mut FieldErrors) {
 
 /// IANA service name: what a port may be called.
 pub(super) fn is_port_name(name: &str) -> bool {
-    name.len() <= 15
-        && names::is_label(name)
-        && !name.contains("--")
-        && name.contains(|c: char| c.is_ascii_lowercase())
+    names::broken_port_name(name).is_empty()
 }
 
 /// A port is 1 to 65535.

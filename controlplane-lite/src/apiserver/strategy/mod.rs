@@ -9,6 +9,7 @@ mod events;
 pub(crate) mod field;
 mod labels;
 pub(crate) mod names;
+mod network_policy;
 mod pod;
 mod pod_update;
 mod quantity;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     cluster::{NAMESPACE, NODE},
     data::{CONFIG_MAP, SECRET},
     events::EVENTS_VIEW,
+    network_policy::NETWORK_POLICY,
     pod::POD,
     service::{ENDPOINT_SLICE, ENDPOINTS, SERVICE},
     workload::{DEPLOYMENT, REPLICA_SET},

@@ -89,6 +89,32 @@ fn is_word(word: &str) -> bool {
         && word.chars().all(|c| edge(c) || "-_.".contains(c))
 }
 
+/// What is wrong with the name of a port (`IsValidPortName`).
+pub(crate) fn broken_port_name(name: &str) -> Vec<&'static str> {
+    let inner = |c: char| lower(c) || c == '-';
+    let checks = [
+        (name.len() <= 15, "must be no more than 15 characters"),
+        (
+            name.chars().all(inner),
+            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
+        ),
+        (
+            name.contains(|c: char| c.is_ascii_lowercase()),
+            "must contain at least one letter (a-z)",
+        ),
+        (!name.contains("--"), "must not contain consecutive hyphens"),
+        (
+            !(name.starts_with('-') || name.ends_with('-')),
+            "must not begin or end with a hyphen",
+        ),
+    ];
+    checks
+        .into_iter()
+        .filter(|(good, _)| !good)
+        .map(|(_, why)| why)
+        .collect()
+}
+
 /// Checks a map of labels.
 pub(crate) fn labels(map: Option<&Value>, path: &str, errors: &mut FieldErrors) {
     for (key, value) in map.and_then(Value::as_object).into_iter().flatten() {

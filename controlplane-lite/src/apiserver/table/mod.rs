@@ -12,7 +12,7 @@ pub(crate) use self::{
         SERVICE, SERVICE_ACCOUNT,
     },
     pod::POD,
-    workload::{DEPLOYMENT, REPLICA_SET},
+    workload::{DEPLOYMENT, NETWORK_POLICY, REPLICA_SET},
 };
 
 use serde_json::{Value, json};

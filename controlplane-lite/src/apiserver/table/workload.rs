@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Rows of Deployments and ReplicaSets.
+//! Rows of kinds that select pods: Deployments, ReplicaSets, NetworkPolicies.
 
 use serde_json::Value;
 
@@ -62,25 +62,39 @@ pub(crate) const REPLICA_SET: Columns = Columns {
     },
 };
 
+/// Columns of NetworkPolicies.
+pub(crate) const NETWORK_POLICY: Columns = Columns {
+    definitions: &[name(), text("Pod-Selector"), text("Age")],
+    cells: |policy| {
+        vec![
+            at(policy, "/metadata/name").into(),
+            selector(&policy["spec"]["podSelector"]),
+            age::of(policy),
+        ]
+    },
+};
+
 fn template(object: &Value) -> [Value; 3] {
     let containers = list(object, "/spec/template/spec/containers");
     let join = |field: &str| {
         let found: Vec<_> = containers.iter().map(|c| at(c, field)).collect();
         Value::from(found.join(","))
     };
-    [join("/name"), join("/image"), selector(object)]
+    [
+        join("/name"),
+        join("/image"),
+        selector(&object["spec"]["selector"]),
+    ]
 }
 
 /// A label selector in one line.
-fn selector(object: &Value) -> Value {
+fn selector(selector: &Value) -> Value {
     let mut found = Vec::new();
-    let labels = object
-        .pointer("/spec/selector/matchLabels")
-        .and_then(Value::as_object);
+    let labels = selector.get("matchLabels").and_then(Value::as_object);
     for (key, value) in labels.into_iter().flatten() {
         found.push(format!("{key}={}", value.as_str().unwrap_or("")));
     }
-    for rule in list(object, "/spec/selector/matchExpressions") {
+    for rule in list(selector, "/matchExpressions") {
         let key = at(rule, "/key");
         let values: Vec<_> = list(rule, "/values")
             .iter()
