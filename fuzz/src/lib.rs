@@ -15,6 +15,7 @@ pub mod layer;
 pub mod manifest;
 pub mod nri;
 pub mod plugin_result;
+pub mod policies;
 pub mod protocol;
 pub mod reference;
 pub mod seccomp;

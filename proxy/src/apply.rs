@@ -18,7 +18,7 @@ pub enum ApplyError {
     #[error("opening a netlink socket")]
     Open(#[source] io::Error),
     /// The kernel refused.
-    #[error("applying the rules of Services")]
+    #[error("applying rules")]
     Rules(#[source] NftError),
 }
 

@@ -11,6 +11,8 @@
 //! Beside it are small servers: `/healthz`, `/livez` and `/metrics` as kube-proxy has them, and the
 //! `healthCheckNodePort` of Services.
 //!
+//! [`policy`] is a component of its own: NetworkPolicies, in a table of their own.
+//!
 //! At the end the rules stay, so that Services work while the proxy restarts. [`cleanup`] takes
 //! them away.
 
@@ -26,6 +28,7 @@ pub mod metrics;
 mod numbers;
 pub mod objects;
 pub mod parse;
+pub mod policy;
 pub mod rules;
 mod run;
 mod servers;
@@ -33,6 +36,7 @@ pub mod service;
 pub mod state;
 mod sys;
 pub mod topology;
+mod upkeep;
 
 use std::io;
 use std::path::PathBuf;
@@ -67,8 +71,19 @@ pub enum Error {
         source: Box<kube::Error>,
     },
     /// The rules could not be removed.
-    #[error("removing the rules of Services")]
+    #[error("removing rules")]
     Cleanup(#[source] NftError),
+    /// Nobody can tell which pods are attached to the network.
+    #[error("watching the network's attachments in {path}")]
+    Attachments {
+        /// In which directory.
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Which pods are attached cannot be read.
+    #[error("reading the network's attachments")]
+    Records(#[source] cni::Error),
     /// No netlink socket.
     #[error("opening a netlink socket")]
     Socket(#[source] io::Error),
@@ -82,8 +97,11 @@ pub enum Error {
 
 /// Remove every rule of the proxy from this network namespace. Idempotent. Blocks for milliseconds.
 pub fn cleanup(config: &Config) -> Result<(), Error> {
+    delete_table(&config.nft_table)
+}
+
+fn delete_table(table: &str) -> Result<(), Error> {
     let mut socket = Socket::open().map_err(Error::Socket)?;
-    socket
-        .delete_table(Family::Inet, &config.nft_table)
-        .map_err(Error::Cleanup)
+    let deleted = socket.delete_table(Family::Inet, table);
+    deleted.map_err(Error::Cleanup)
 }

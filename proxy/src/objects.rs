@@ -18,7 +18,7 @@ use crate::state::ServiceKey;
 const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// Namespace and name of an object.
-fn key(meta: &ObjectMeta) -> ServiceKey {
+pub(crate) fn key(meta: &ObjectMeta) -> ServiceKey {
     (
         meta.namespace.clone().unwrap_or_default(),
         meta.name.clone().unwrap_or_default(),

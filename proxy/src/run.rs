@@ -7,7 +7,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cni::nft::{Family, Monitor};
 use futures::{FutureExt, Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node as ApiNode, Service};
@@ -15,7 +14,6 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -27,14 +25,9 @@ use crate::objects::Objects;
 use crate::parse::{self, NodeInfo};
 use crate::service::{Masquerade, Node, Refuse, ServiceRules};
 use crate::state::{ServiceKey, State};
+use crate::upkeep::Upkeep;
 use crate::{Config, Error, config, servers};
 
-/// How long a refused transaction waits before the table is replaced; doubles up to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-/// The same when somebody changed the table, with who may go on to do so.
-const REPAIR: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
-/// Changes by others further apart than this have nothing to do with each other.
-const CALM: Duration = Duration::from_secs(30);
 /// How many events are taken in before the kernel hears of them.
 const EVENTS_PER_SYNC: usize = 10_000;
 /// Health check ports that could not be had and whose events wait to be written.
@@ -62,19 +55,18 @@ pub async fn run(
     let mut ready = Some(ready);
     let (mut services, mut slices, mut nodes) = (pin!(services), pin!(slices), pin!(nodes));
     loop {
-        let retry = proxy.retry_at.map(tokio::time::Instant::from_std);
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             event = services.next() => proxy.service(event)?,
             event = slices.next() => proxy.slice(event)?,
             event = nodes.next() => proxy.node_event(event)?,
-            () = foreign_change(proxy.monitor.as_ref(), &proxy.config.nft_table) => proxy.damaged(),
-            () = tokio::time::sleep_until(retry.unwrap_or_else(tokio::time::Instant::now)), if retry.is_some() => {}
+            () = proxy.upkeep.foreign_change() => proxy.damaged(),
+            () = proxy.upkeep.waited() => {}
         }
         proxy.drain(services.as_mut(), slices.as_mut())?;
         if proxy.is_due() {
             proxy.sync().await?;
-            if proxy.retry_at.is_none()
+            if proxy.upkeep.is_settled()
                 && let Some(ready) = ready.take()
             {
                 // Nobody may be waiting; that is no reason to stop.
@@ -84,29 +76,7 @@ pub async fn run(
     }
 }
 
-/// Ends when somebody else has changed the table; never without a monitor.
-async fn foreign_change(monitor: Option<&AsyncFd<Monitor>>, table: &str) {
-    let Some(monitor) = monitor else {
-        return std::future::pending().await;
-    };
-    loop {
-        let Ok(mut readable) = monitor.readable().await else {
-            return std::future::pending().await;
-        };
-        let changed = monitor.get_ref().changed(Family::Inet, table);
-        readable.clear_ready();
-        match changed {
-            Ok(false) => {}
-            Ok(true) => return,
-            Err(error) => {
-                tracing::warn!(%error, "listening for changes of nftables; the table is replaced");
-                tokio::time::sleep(REPAIR.1).await;
-                return;
-            }
-        }
-    }
-}
-
+/// A client of the API, by a kubeconfig.
 pub(crate) async fn client(path: &PathBuf) -> Result<Client, Error> {
     let failed = |source| Error::Kubeconfig {
         path: path.clone(),
@@ -123,7 +93,7 @@ pub(crate) async fn client(path: &PathBuf) -> Result<Client, Error> {
     })
 }
 
-type Watched<K> = Option<Result<watcher::Event<K>, watcher::Error>>;
+pub(crate) type Watched<K> = Option<Result<watcher::Event<K>, watcher::Error>>;
 
 /// What leaves for a thread while rules are applied.
 struct Tools {
@@ -139,14 +109,7 @@ struct Proxy {
     node_known: bool,
     objects: Objects,
     tools: Option<Tools>,
-    /// What the kernel has is not what `state` says: replace the table.
-    needs_full: bool,
-    /// When it may be replaced, and how long the last wait for that was.
-    retry_at: Option<Instant>,
-    backoff: Option<Duration>,
-    monitor: Option<AsyncFd<Monitor>>,
-    /// When somebody changed the table last, and how long that was waited for.
-    damage: Option<(Instant, Duration)>,
+    upkeep: Upkeep,
     problems: HashMap<ServiceKey, Vec<String>>,
     /// Services with ports whose `Local` policy finds nobody: by family, internal and external.
     no_local: HashMap<ServiceKey, [[u64; 2]; 2]>,
@@ -175,11 +138,7 @@ impl Proxy {
                 state: State::new(&config.nft_table, settings),
                 kernel: Kernel::default(),
             }),
-            needs_full: true,
-            retry_at: None,
-            backoff: None,
-            monitor: None,
-            damage: None,
+            upkeep: Upkeep::new(&config.nft_table),
             problems: HashMap::new(),
             no_local: HashMap::new(),
             health_ports: HealthPorts::new(addresses, &config.node_name, health.clone(), failed),
@@ -238,25 +197,13 @@ impl Proxy {
             && settings != *tools.state.settings()
         {
             *tools.state.settings_mut() = settings;
-            self.needs_full = true;
+            self.upkeep.replace();
         }
     }
 
-    /// Somebody changed our table: replace it soon. One who does so again and again is waited for.
     fn damaged(&mut self) {
-        let wait = match self.damage {
-            Some((last, wait)) if last.elapsed() < CALM => (wait * 2).min(REPAIR.1),
-            _ => REPAIR.0,
-        };
-        tracing::warn!(
-            table = self.config.nft_table,
-            ?wait,
-            "somebody changed the table; replacing it"
-        );
         self.metrics.repaired();
-        self.damage = Some((Instant::now(), wait));
-        self.needs_full = true;
-        self.retry_at.get_or_insert(Instant::now() + wait);
+        self.upkeep.damaged();
     }
 
     /// Take in what has come already, so that a burst is one transaction.
@@ -282,11 +229,11 @@ impl Proxy {
     /// Is there something to write, and may it be written?
     fn is_due(&mut self) -> bool {
         let known = self.objects.complete() && self.node_known;
-        let wanted = self.needs_full || self.objects.is_dirty();
+        let wanted = self.upkeep.needs_full() || self.objects.is_dirty();
         if wanted && known {
             self.health.queued();
         }
-        known && wanted && self.retry_at.is_none_or(|at| Instant::now() >= at)
+        known && wanted && self.upkeep.may_write()
     }
 
     async fn sync(&mut self) -> Result<(), Error> {
@@ -298,7 +245,7 @@ impl Proxy {
         let Some(mut tools) = self.tools.take() else {
             return Err(Error::Died);
         };
-        let full = self.needs_full;
+        let full = self.upkeep.needs_full();
         let metrics = self.metrics.clone();
         let applied = tokio::task::spawn_blocking(move || {
             let outcome = tools.apply(changes, full, &metrics);
@@ -310,9 +257,12 @@ impl Proxy {
         let (tools, outcome) = applied.await.map_err(|_| Error::Died)?;
         let port = tools.kernel.port();
         self.tools = Some(tools);
-        self.settle(outcome);
-        if self.retry_at.is_none() {
-            self.listen(port);
+        if outcome.is_err() {
+            self.metrics.failed();
+        }
+        self.upkeep.settle(outcome);
+        if self.upkeep.is_settled() {
+            self.upkeep.listen(port);
             let ages: Vec<Duration> = triggered
                 .into_iter()
                 .filter_map(|time| Timestamp::now().duration_since(time).try_into().ok())
@@ -321,38 +271,6 @@ impl Proxy {
             self.health.updated();
         }
         Ok(())
-    }
-
-    /// Listen for what others do to the table. From the first time on that it is there; what it
-    /// says of our own changes is for nobody.
-    fn listen(&mut self, port: Option<u32>) {
-        let Some(port) = port else { return };
-        let listening = match &self.monitor {
-            Some(monitor) => monitor.get_ref().ignore(port),
-            None => Monitor::open(port)
-                .and_then(crate::sys::register)
-                .map(|monitor| self.monitor = Some(monitor)),
-        };
-        if let Err(error) = listening {
-            tracing::warn!(%error, "listening for changes of nftables; none will be repaired");
-        }
-    }
-
-    fn settle(&mut self, outcome: Result<(), ApplyError>) {
-        match outcome {
-            Ok(()) => (self.needs_full, self.retry_at, self.backoff) = (false, None, None),
-            Err(error) => {
-                self.metrics.failed();
-                let wait = self.backoff.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    ?wait,
-                    "replacing the table"
-                );
-                self.needs_full = true;
-                (self.retry_at, self.backoff) = (Some(Instant::now() + wait), Some(wait));
-            }
-        }
     }
 
     /// Tell what a change means beside rules: problems, health checks, counters.

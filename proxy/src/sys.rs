@@ -8,6 +8,7 @@
 
 use std::io;
 
+use cni::attached::Watch;
 use cni::nft::Monitor;
 use tokio::io::unix::AsyncFd;
 
@@ -24,4 +25,12 @@ pub(crate) fn register(monitor: Monitor) -> io::Result<AsyncFd<Monitor>> {
 pub(crate) fn give_memory_back() {
     // SAFETY: malloc_trim(3) takes the allocator's own locks and touches only memory that is free.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Wait for changes of attachments in this runtime.
+pub(crate) fn register_watch(watch: Watch) -> io::Result<AsyncFd<Watch>> {
+    // SAFETY: a Watch owns its inotify descriptor from its making to its end, always names the same
+    // one, and neither gives it away nor lets it be replaced; so it stays open while registered.
+    let registered = unsafe { AsyncFd::register(watch) };
+    registered.map_err(Into::into)
 }

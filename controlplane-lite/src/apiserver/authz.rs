@@ -74,7 +74,6 @@ const PROXY: &[Rule] = &[
             "endpoints",
             "endpointslices.discovery.k8s.io",
             "pods",
-            "namespaces",
             "networkpolicies.networking.k8s.io",
         ],
     ),

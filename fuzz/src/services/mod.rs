@@ -17,7 +17,7 @@ use proxy::state::{ServiceKey, State};
 
 use super::input::Input;
 use meaning::World;
-use ruleset::{Fate, Packet, Ruleset};
+use ruleset::{Fate, Packet, Ruleset, Tracked};
 
 const SERVICES: usize = 4;
 /// Decisions of one input, so that none takes long.
@@ -297,7 +297,9 @@ fn packet(input: &mut Input<'_>) -> Packet {
         protocol: PROTOCOLS[input.below(3)].number(),
         dport: if at_node { node_port } else { 80 + number },
         iif: iif.to_owned(),
+        oif: String::new(),
         original: None,
+        tracked: Tracked::New,
         random: 0,
     }
 }

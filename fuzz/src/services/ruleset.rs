@@ -7,11 +7,26 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use cni::nft::{
-    CmpOp, Command, CtKey, Data, DataType, DynamicOp, Expr, MetaKey, PayloadBase, Register, Reject,
-    SetSpec, Transaction, Verdict,
+    CmpOp, Command, CtDirection, CtKey, Data, DataType, DynamicOp, Expr, Interval, MetaKey,
+    PayloadBase, Register, Reject, SetSpec, Transaction, Verdict,
 };
 
-/// The first packet of a connection.
+/// What connection tracking knows of a packet's connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tracked {
+    /// That the packet begins it.
+    New,
+    /// Source of its first packet, and where that was translated to.
+    Known {
+        src: IpAddr,
+        dst: IpAddr,
+        dport: u16,
+    },
+    /// There is none.
+    Nothing,
+}
+
+/// A packet: the first one of a connection, unless `tracked` says more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packet {
     pub src: IpAddr,
@@ -20,12 +35,15 @@ pub struct Packet {
     pub dport: u16,
     /// The link it came in by; empty for what a program of this host sends.
     pub iif: String,
+    /// The link it goes out by, where that matters.
+    pub oif: String,
     /// Is the source an address of this host?
     pub from_local: bool,
     /// Is the destination an address of this host?
     pub to_local: bool,
     /// Destination as the client sent it, once it has been translated.
     pub original: Option<(IpAddr, u16)>,
+    pub tracked: Tracked,
     pub random: u32,
 }
 
@@ -68,6 +86,7 @@ pub struct Ruleset {
     rules: BTreeMap<String, Vec<Vec<Expr>>>,
     key_lengths: BTreeMap<String, usize>,
     elements: RefCell<BTreeMap<String, Elements>>,
+    intervals: BTreeMap<String, Vec<Interval>>,
 }
 
 /// Sixteen registers of four bytes.
@@ -120,6 +139,29 @@ impl Ruleset {
                 self.key_lengths.insert(name.clone(), key_length(key));
                 elements.entry(name.clone()).or_default();
             }
+            Command::AddIntervalSet(SetSpec { name, key, .. }) => {
+                self.key_lengths.insert(name.clone(), key_length(key));
+                self.intervals.entry(name.clone()).or_default();
+            }
+            Command::AddIntervals { set, intervals } => {
+                let known = self.intervals.get_mut(set).expect("a set");
+                for new in intervals {
+                    assert_eq!(new.first.len(), self.key_lengths[set], "key of {set}");
+                    let apart = known
+                        .iter()
+                        .all(|i| !within(i, &new.first) && !within(new, &i.first));
+                    assert!(apart, "EEXIST {new}");
+                    known.push(new.clone());
+                }
+            }
+            Command::DeleteIntervals { set, intervals } => {
+                let known = self.intervals.get_mut(set).expect("a set");
+                for old in intervals {
+                    let same = |i: &Interval| i.first == old.first && i.last == old.last;
+                    let at = known.iter().position(same);
+                    known.remove(at.unwrap_or_else(|| panic!("ENOENT {set} {old}")));
+                }
+            }
             Command::AddElements { set, elements: new } => {
                 let known = elements.get_mut(set).expect("a set");
                 for e in new {
@@ -150,7 +192,9 @@ impl Ruleset {
         let of_services = elements
             .iter()
             .filter(|(set, _)| !constant.contains(&set.as_str()) && !set.starts_with("learned"));
-        of_services.map(|(_, elements)| elements.len()).sum()
+        let intervals: usize = self.intervals.values().map(Vec::len).sum();
+        let elements: usize = of_services.map(|(_, elements)| elements.len()).sum();
+        elements + intervals
     }
 
     /// What a chain says.
@@ -224,6 +268,10 @@ impl Ruleset {
     /// The element whose key begins at a register.
     fn lookup(&self, set: &str, registers: &[u8]) -> Option<Option<Data>> {
         let key = &registers[..self.key_lengths[set]];
+        if let Some(intervals) = self.intervals.get(set) {
+            let found = intervals.iter().find(|i| within(i, key));
+            return found.map(|i| i.data.clone());
+        }
         self.elements.borrow()[set].get(key).cloned()
     }
 
@@ -307,6 +355,18 @@ impl Ruleset {
     }
 }
 
+/// Of several fields each is in its own range; none that has ranges is longer than a register.
+fn within(interval: &Interval, key: &[u8]) -> bool {
+    let width = if interval.concatenated { 4 } else { key.len() };
+    let ends = interval
+        .first
+        .chunks(width)
+        .zip(interval.last.chunks(width));
+    key.chunks(width)
+        .zip(ends)
+        .all(|(field, (first, last))| first <= field && field <= last)
+}
+
 fn address(ipv4: bool, bytes: &[u8]) -> IpAddr {
     if ipv4 {
         <[u8; 4]>::try_from(&bytes[..4]).expect("four").into()
@@ -327,6 +387,11 @@ fn loaded(expr: &Expr, packet: &Packet) -> Option<(Register, Vec<u8>)> {
     let (dst, dport) = packet.original.unwrap_or((packet.dst, packet.dport));
     let word = |bits: u32| bits.to_ne_bytes().to_vec();
     let address_type = |local: bool| word(if local { 2 } else { 1 });
+    let link = |name: &str| {
+        let mut name = name.as_bytes().to_vec();
+        name.resize(16, 0);
+        name
+    };
     let (dreg, bytes) = match expr {
         Expr::Meta { key, dreg } => {
             let bytes = match key {
@@ -338,11 +403,8 @@ fn loaded(expr: &Expr, packet: &Packet) -> Option<(Register, Vec<u8>)> {
                 // None for what a program of this host sends: the rule does not match.
                 MetaKey::InputLink if packet.iif.is_empty() => return None,
                 MetaKey::InputLink => word(if packet.iif == "lo" { 1 } else { 2 }),
-                MetaKey::IifName => {
-                    let mut name = packet.iif.as_bytes().to_vec();
-                    name.resize(16, 0);
-                    name
-                }
+                MetaKey::IifName => link(&packet.iif),
+                MetaKey::OifName => link(&packet.oif),
             };
             (dreg, bytes)
         }
@@ -359,6 +421,11 @@ fn loaded(expr: &Expr, packet: &Packet) -> Option<(Register, Vec<u8>)> {
         }
         Expr::FibDaddrType { dreg } => (dreg, address_type(packet.to_local)),
         Expr::FibSaddrType { dreg } => (dreg, address_type(packet.from_local)),
+        Expr::Ct {
+            key,
+            direction,
+            dreg,
+        } if packet.tracked != Tracked::New => (dreg, of_connection(packet, *key, *direction)?),
         Expr::Ct { key, dreg, .. } => {
             let translated = if packet.original.is_some() { 0x20 } else { 0 };
             let bytes = match key {
@@ -366,6 +433,7 @@ fn loaded(expr: &Expr, packet: &Packet) -> Option<(Register, Vec<u8>)> {
                 CtKey::Status => word(translated),
                 CtKey::DstIp | CtKey::DstIp6 => octets(dst),
                 CtKey::ProtoDst => dport.to_be_bytes().to_vec(),
+                _ => panic!("{expr} is not interpreted here"),
             };
             (dreg, bytes)
         }
@@ -373,4 +441,27 @@ fn loaded(expr: &Expr, packet: &Packet) -> Option<(Register, Vec<u8>)> {
         other => panic!("{other} is not interpreted here"),
     };
     Some((*dreg, bytes))
+}
+
+/// `None`: there is no connection, or not that of it.
+fn of_connection(packet: &Packet, key: CtKey, direction: Option<CtDirection>) -> Option<Vec<u8>> {
+    const INVALID: u32 = 1;
+    const ESTABLISHED: u32 = 2;
+    let Tracked::Known { src, dst, dport } = packet.tracked else {
+        return (key == CtKey::State).then(|| INVALID.to_ne_bytes().to_vec());
+    };
+    match (key, direction) {
+        (CtKey::State, _) => Some(ESTABLISHED.to_ne_bytes().to_vec()),
+        (CtKey::Protocol, _) => Some(vec![packet.protocol]),
+        (CtKey::SrcIp | CtKey::SrcIp6, Some(direction)) => {
+            let addr = if direction == CtDirection::Original {
+                src
+            } else {
+                dst
+            };
+            ((key == CtKey::SrcIp) == addr.is_ipv4()).then(|| octets(addr))
+        }
+        (CtKey::ProtoSrc, Some(CtDirection::Reply)) => Some(dport.to_be_bytes().to_vec()),
+        _ => panic!("{key:?} {direction:?} is not interpreted here"),
+    }
 }

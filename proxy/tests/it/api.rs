@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! As much of an API server as a proxy talks to: lists, and watches that say what the test wants.
-//! It can be paused by nobody and forgets nothing, so what goes wrong is the proxy's.
+//! As much of an API server as a node's network talks to: lists, and watches that say what the test wants.
+//! It can be paused by nobody and forgets nothing, so what goes wrong is its client's.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -18,6 +18,9 @@ use tokio::sync::mpsc;
 pub(crate) const SERVICES: &str = "/api/v1/services";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub(crate) const NODES: &str = "/api/v1/nodes";
+pub(crate) const PODS: &str = "/api/v1/pods";
+pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
+pub(crate) const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 
 type Watchers = Vec<(String, mpsc::UnboundedSender<String>)>;
 

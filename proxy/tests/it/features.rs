@@ -43,7 +43,7 @@ fn serve(scene: &mut Scene, extra: Value, endpoints: &[(usize, &str)]) {
 
 const HERE: [(usize, &str); 2] = [(0, "n1"), (1, "n1")];
 
-fn ask(from: &Path, address: SocketAddr) -> String {
+pub(crate) fn ask(from: &Path, address: SocketAddr) -> String {
     inside(from, || ask_tcp(address)).unwrap_or_else(|e| panic!("{address}: {e}"))
 }
 
@@ -60,7 +60,7 @@ fn seen(servers: &[&str], client: impl std::fmt::Display) -> BTreeSet<String> {
 }
 
 /// Nobody answers at all, not even to say no.
-fn silent(from: &Path, address: SocketAddr) -> bool {
+pub(crate) fn silent(from: &Path, address: SocketAddr) -> bool {
     let short = Duration::from_millis(400);
     let result = inside(from, || TcpStream::connect_timeout(&address, short));
     result.is_err_and(|e| e.kind() == ErrorKind::TimedOut)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Services on the kernel: compiled, applied, and asked by real clients, in namespaces of the tests'
+//! Services and NetworkPolicies on the kernel: compiled, applied, and asked by real clients, in namespaces of the tests'
 //! own (needs root).
 
 mod api;
@@ -11,5 +11,7 @@ mod kernel;
 mod objects;
 #[path = "../../../cni/tests/it/place.rs"]
 mod place;
+mod policy;
+mod policy_whole;
 mod scene;
 mod whole;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Services without a kernel: what they compile to, packets traced through the rules, and the
-//! fuzzer's model held against random Services.
+//! fuzzer's models held against random Services and NetworkPolicies.
 #![expect(
     unreachable_pub,
     dead_code,
@@ -14,6 +14,8 @@ mod dns;
 mod input;
 #[path = "../it/objects.rs"]
 mod objects;
+#[path = "../../../fuzz/src/policies/mod.rs"]
+mod policies;
 #[path = "../../../fuzz/src/services/mod.rs"]
 mod services;
 mod trace;
@@ -36,6 +38,7 @@ fn replay(corpus: &str, check: impl Fn(&[u8])) {
 #[test]
 fn the_corpus_fares_as_the_api_promises() {
     replay("services", services::check);
+    replay("policies", policies::check);
 }
 
 #[test]
@@ -64,10 +67,9 @@ fn damaged_packets_get_answers() {
     }
 }
 
-#[test]
-fn random_services_fare_as_the_api_promises() {
+fn random(rounds: usize, check: fn(&[u8])) {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
-    for round in 0..400 {
+    for round in 0..rounds {
         let mut bytes = Vec::with_capacity(1500);
         for _ in 0..1500 {
             seed ^= seed << 13;
@@ -76,6 +78,16 @@ fn random_services_fare_as_the_api_promises() {
             bytes.push(seed.to_le_bytes()[3]);
         }
         println!("round {round}");
-        services::check(&bytes);
+        check(&bytes);
     }
+}
+
+#[test]
+fn random_services_fare_as_the_api_promises() {
+    random(400, services::check);
+}
+
+#[test]
+fn random_policies_fare_as_the_api_promises() {
+    random(2000, policies::check);
 }

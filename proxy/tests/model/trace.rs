@@ -10,7 +10,7 @@ use proxy::state::State;
 use serde_json::json;
 
 use crate::objects::{CLUSTER_IP, CLUSTER_IP6, key, ready, settings};
-use crate::services::ruleset::{Fate, Outcome, Packet, Ruleset};
+use crate::services::ruleset::{Fate, Outcome, Packet, Ruleset, Tracked};
 
 const POD: &str = "10.42.0.9";
 const OUTSIDE: &str = "198.51.100.7";
@@ -36,7 +36,9 @@ fn packet(src: &str, dst: &str, protocol: u8, dport: u16) -> Packet {
         dst: ip(dst),
         protocol,
         dport,
+        oif: String::new(),
         original: None,
+        tracked: Tracked::New,
         random: 0,
     }
 }
