@@ -51,6 +51,11 @@ pub mod cgroup;
 pub mod oci;
 pub mod shim_client;
 
+/// Where the runtime of this configuration keeps the state of its network: leases and attachments.
+pub fn network_state(config: &Config) -> std::path::PathBuf {
+    paths::Paths::new(config).network()
+}
+
 /// The wire contract, generated from `proto/api.proto`.
 pub mod v1 {
     #![allow(unreachable_pub, missing_docs, clippy::all)]

@@ -404,6 +404,18 @@ impl NodeConfig {
         })
     }
 
+    /// The configuration of NetworkPolicies on this node. With `attachments`, pods are attached to
+    /// the network by this node's own runtime.
+    pub(crate) fn policy(&self, kubeconfig: PathBuf, attachments: bool) -> proxy::policy::Config {
+        proxy::policy::Config {
+            kubeconfig,
+            node_name: self.node_name.clone(),
+            nft_table: self.nft_table.clone(),
+            bridge: self.bridge.clone(),
+            network_state: attachments.then(|| cri::network_state(&self.cri())),
+        }
+    }
+
     /// The service proxy's configuration on this node.
     pub(crate) fn proxy(&self, kubeconfig: PathBuf) -> anyhow::Result<proxy::Config> {
         Ok(proxy::Config {

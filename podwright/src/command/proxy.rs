@@ -52,6 +52,11 @@ pub(crate) struct ProxyArgs {
     #[arg(long)]
     serve_dns: bool,
 
+    /// Enforce NetworkPolicies too. The credentials must allow to read Pods, Namespaces and
+    /// NetworkPolicies
+    #[arg(long)]
+    network_policy: bool,
+
     /// Where /healthz and /livez are served
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "0.0.0.0:10256")]
     healthz_bind_address: SocketAddr,
@@ -107,6 +112,11 @@ pub(crate) fn main(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     if dns.is_some() && node.cluster_dns.is_empty() {
         bail!("--serve-dns needs the address: give it with --cluster-dns");
     }
+    // Pods that podwright's own runtime attaches are known before their status tells.
+    let attachments = node.data_dir.join("cri").is_dir();
+    let policy = args
+        .network_policy
+        .then(|| node.policy(args.kubeconfig.clone(), attachments));
     let mut config = node.proxy(args.kubeconfig)?;
     config.options = options;
     run_node(&node, async {
@@ -122,6 +132,13 @@ pub(crate) fn main(args: ProxyArgs) -> anyhow::Result<ExitCode> {
                 ::proxy::run(config.clone(), ready, stop)
             })
             .await?;
+        if let Some(policy) = policy {
+            supervisor
+                .start("network-policy", move |ready, stop| {
+                    ::proxy::policy::run(policy.clone(), ready, stop)
+                })
+                .await?;
+        }
         supervisor.run_until_stopped().await?;
         Ok(ExitCode::SUCCESS)
     })

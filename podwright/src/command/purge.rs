@@ -51,6 +51,7 @@ fn end_node(node: &NodeConfig) -> anyhow::Result<()> {
     step("ending pods", end_pods(node));
     step("removing Services", remove_services(node));
     step("removing cluster DNS", crate::cluster_dns::remove(node));
+    step("removing NetworkPolicies", remove_policies(node));
     step("removing the pod network", remove_pod_network(node));
     step("removing volumes and logs", remove_volumes(node));
     step("removing the run directory", remove(&node.run_dir));
@@ -76,6 +77,10 @@ fn end_pods(node: &NodeConfig) -> anyhow::Result<()> {
 
 fn remove_services(node: &NodeConfig) -> anyhow::Result<()> {
     Ok(proxy::cleanup(&node.proxy("/nonexistent".into())?)?)
+}
+
+fn remove_policies(node: &NodeConfig) -> anyhow::Result<()> {
+    Ok(proxy::policy::cleanup(&node.nft_table)?)
 }
 
 /// The bridge and the rules below it, when podwright made them: a network that the operator

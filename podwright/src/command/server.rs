@@ -2,7 +2,8 @@
 //! `podwright server`: control plane and, unless told otherwise, a node, in one process.
 //!
 //! Order of start: the runtime and the control plane side by side; then the node's credentials,
-//! which the control plane signs; then kubelet and service proxy, which are clients of both.
+//! which the control plane signs; then network policy, kubelet and service proxy, which are its
+//! clients.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -20,6 +21,9 @@ use crate::data_lock::DataLock;
 use crate::node_config::{NodeConfig, NodeFlags};
 use crate::pod_network;
 use crate::supervise::Supervisor;
+
+/// In `--disable`: NetworkPolicies are not enforced.
+const NETWORK_POLICY: &str = "network-policy";
 
 #[derive(Args)]
 pub(crate) struct ServerArgs {
@@ -54,7 +58,8 @@ pub(crate) struct ServerArgs {
     #[arg(long)]
     disable_agent: bool,
 
-    /// Leave out a part: a controller by name, scheduler, or dns (its address stays for another)
+    /// Leave out a part: a controller by name, scheduler, network-policy, or dns (its address stays
+    /// for another)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     disable: Vec<String>,
 }
@@ -64,6 +69,7 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let mut node = flags.clone().resolve()?;
     let with_agent = !args.disable_agent;
     let with_dns = !args.disable.iter().any(|part| part == cluster_dns::PART);
+    let with_policy = !args.disable.iter().any(|name| name == NETWORK_POLICY);
     let control_plane = control_plane_config(args, &mut node)?;
     let service_cidr = control_plane.service_cidr.clone();
     let _lock = DataLock::take(&node.data_dir)?;
@@ -90,7 +96,7 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
             .await?;
         if with_agent {
             let dns = with_dns.then_some(service_cidr.as_str());
-            start_agent(&mut supervisor, &node, &url, dns).await?;
+            start_agent(&mut supervisor, &node, &url, dns, with_policy).await?;
         }
         info!(
             kubeconfig = %node.data_dir.join("server/kubeconfig.yaml").display(),
@@ -141,6 +147,7 @@ async fn start_agent(
     node: &NodeConfig,
     url: &str,
     dns: Option<&str>,
+    with_policy: bool,
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(&node.pod_manifest_path)
         .with_context(|| format!("creating {}", node.pod_manifest_path.display()))?;
@@ -156,6 +163,7 @@ async fn start_agent(
         }
         None => cluster_dns::remove(node)?,
     }
+    start_policy(supervisor, node, &files, with_policy).await?;
     let kubelet = kubelet_config(node, &files)?;
     supervisor
         .start("kubelet", move |ready, stop| {
@@ -172,6 +180,25 @@ async fn start_agent(
     supervisor
         .start("proxy", move |ready, stop| {
             proxy::run(proxy.clone(), ready, stop)
+        })
+        .await
+}
+
+/// Before the kubelet, so that no pod starts before policies hold.
+async fn start_policy(
+    supervisor: &mut Supervisor,
+    node: &NodeConfig,
+    files: &AgentFiles,
+    wanted: bool,
+) -> anyhow::Result<()> {
+    if !wanted {
+        // An earlier run may have left its rules.
+        return Ok(proxy::policy::cleanup(&node.nft_table)?);
+    }
+    let policy = node.policy(files.proxy_kubeconfig.clone(), true);
+    supervisor
+        .start(NETWORK_POLICY, move |ready, stop| {
+            proxy::policy::run(policy.clone(), ready, stop)
         })
         .await
 }
