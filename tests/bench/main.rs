@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How fast and how small, beside whichever peers are installed, in one run on one machine.
 //!
-//! `podwright-bench [--runs N] [--only oci,cri,image,server,services,cni,dns] [--json FILE]` prints a table,
+//! `podwright-bench [--runs N] [--only oci,cri,image,server,services,cni,dns,policy] [--json FILE]` prints a table,
 //! and the same as JSON. Everything runs in test hosts and is gone afterwards. It measures; it asserts
 //! nothing.
 
@@ -13,6 +13,7 @@ mod dns;
 mod image;
 mod memory;
 mod oci;
+mod policy;
 mod report;
 mod server;
 mod services;
@@ -34,7 +35,7 @@ struct Args {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "oci,cri,image,server,services,cni,dns"
+        default_value = "oci,cri,image,server,services,cni,dns,policy"
     )]
     only: Vec<String>,
 
@@ -72,8 +73,9 @@ fn measure(group: &str, runs: usize, report: &mut Report) -> Result<()> {
         "services" => services::measure(runs, report),
         "cni" => cni::measure(runs, report),
         "dns" => dns::measure(runs, report),
+        "policy" => policy::measure(runs, report),
         other => anyhow::bail!(
-            "no group is named {other}; there are oci, cri, image, server, services, cni and dns"
+            "no group is named {other}; there are oci, cri, image, server, services, cni, dns and policy"
         ),
     }
 }

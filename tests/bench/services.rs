@@ -59,6 +59,18 @@ pub(crate) fn child() -> Option<Result<()>> {
 }
 
 pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
+    in_own_host(|| {
+        ip("addr add 192.0.2.1/32 dev lo")?;
+        for size in SIZES {
+            kernel(size, runs, report)?;
+            whole(size, runs, report)?;
+        }
+        connections(runs, report)
+    })
+}
+
+/// Measure in network and mount namespaces of its own, with `lo` up.
+pub(crate) fn in_own_host(work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             unshare(CloneFlags::CLONE_FS)?;
@@ -66,12 +78,7 @@ pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
             let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
             mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
             ip("link set lo up")?;
-            ip("addr add 192.0.2.1/32 dev lo")?;
-            for size in SIZES {
-                kernel(size, runs, report)?;
-                whole(size, runs, report)?;
-            }
-            connections(runs, report)
+            work()
         });
         thread
             .join()
@@ -371,7 +378,8 @@ fn connections(runs: usize, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn connect(address: SocketAddr) -> Result<(Duration, Duration)> {
+/// Connections made and closed one after the other: the mean, and the median.
+pub(crate) fn connect(address: SocketAddr) -> Result<(Duration, Duration)> {
     let mut each = Vec::new();
     let begun = Instant::now();
     for _ in 0..CONNECTIONS {

@@ -9,6 +9,7 @@ mod dns;
 mod guest;
 mod harness;
 mod network;
+mod network_policy;
 mod pods;
 mod run;
 mod static_pods;

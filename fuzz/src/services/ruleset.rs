@@ -398,8 +398,6 @@ fn loaded(expr: &Expr, packet: &Packet) -> Option<(Register, Vec<u8>)> {
                 MetaKey::NfProto => vec![if packet.src.is_ipv4() { 2 } else { 10 }],
                 MetaKey::L4Proto => vec![packet.protocol],
                 MetaKey::Mark => vec![0; 4],
-                // No rule of Services asks.
-                MetaKey::OifName => return None,
                 // None for what a program of this host sends: the rule does not match.
                 MetaKey::InputLink if packet.iif.is_empty() => return None,
                 MetaKey::InputLink => word(if packet.iif == "lo" { 1 } else { 2 }),
