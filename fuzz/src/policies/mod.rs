@@ -227,7 +227,7 @@ fn selector(input: &mut Input<'_>) -> Selector {
 }
 
 fn policy(input: &mut Input<'_>, own: &str) -> PolicyInfo {
-    let mut rules = |input: &mut Input<'_>| -> Option<Box<[Rule]>> {
+    let rules = |input: &mut Input<'_>| -> Option<Box<[Rule]>> {
         flag(input).then(|| (0..input.below(3)).map(|_| rule(input, own)).collect())
     };
     PolicyInfo {
