@@ -82,6 +82,15 @@ impl Cidr {
     }
 }
 
+/// A list of networks separated by commas; their host bits are dropped.
+pub fn list(text: &str) -> Result<Vec<Cidr>, ParseCidrError> {
+    let parts = text.split(',').map(str::trim);
+    parts
+        .filter(|part| !part.is_empty())
+        .map(|part| part.parse::<Cidr>().map(|cidr| cidr.network()))
+        .collect()
+}
+
 fn width(addr: IpAddr) -> u8 {
     if addr.is_ipv4() { 32 } else { 128 }
 }

@@ -478,9 +478,12 @@ mod tests {
         for (pods, cluster) in [
             ("10.42.0.0/24", "10.42.0.0/16"),
             ("fd00:42::/64", "fd00:42::/56"),
+            ("10.42.0.0/24,fd00:42::/64", "10.42.0.0/16,fd00:42::/56"),
         ] {
-            let text = crate::default_conflist("pw0", pods, cluster, "podwright");
-            let raw = serde_json::from_str(&text).expect("JSON");
+            let network = crate::PodNetwork::new("pw0", "podwright", pods, cluster);
+            let mut network = network.expect("lists");
+            network.mtu = Some(1450);
+            let raw = serde_json::from_str(&crate::default_conflist(&network)).expect("JSON");
             let list = parse(raw).expect("valid");
             assert_eq!(list.plugins.len(), 3);
         }

@@ -41,4 +41,4 @@ pub mod types;
 pub use fields::FieldError;
 pub use network::{Attached, Attachment, Capabilities, Error, Network, PortMapping, Protocol};
 pub use plugin_main::{is_plugin, plugin_main, plugin_names};
-pub use setup::{CleanupError, cleanup, default_conflist};
+pub use setup::{CleanupError, PodNetwork, cleanup, default_conflist};

@@ -24,6 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         https_listen_port,
         advertise_address: loopback,
         cluster_cidr: "10.42.0.0/16".to_owned(),
+        node_prefixes: controlplane_lite::NodePrefixes::default(),
         service_cidr: "10.43.0.0/16".to_owned(),
         cluster_dns: None,
         cluster_domain: "cluster.local".to_owned(),

@@ -5,6 +5,8 @@
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
 
+use crate::controllers::NodePrefixes;
+
 /// Name in [`Config::disable`] that keeps the scheduler from being started.
 pub const SCHEDULER: &str = "scheduler";
 /// Name in [`Config::disable`] that keeps every controller from being started.
@@ -21,8 +23,11 @@ pub struct Config {
     pub https_listen_port: u16,
     /// Address under which nodes and pods reach the API server.
     pub advertise_address: IpAddr,
-    /// Address range of pods, for the node address controller.
+    /// Address ranges of pods, for the node address controller: one, or one of each family
+    /// separated by a comma.
     pub cluster_cidr: String,
+    /// How much of them each node gets.
+    pub node_prefixes: NodePrefixes,
     /// Address range of Service cluster addresses.
     pub service_cidr: String,
     /// Address that nodes serve cluster DNS on, for the Service `kube-system/kube-dns`; none: it is

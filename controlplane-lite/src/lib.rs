@@ -17,6 +17,7 @@ mod store;
 
 pub use apiserver::ServeError;
 pub use config::{CONTROLLERS, Config, SCHEDULER};
+pub use controllers::NodePrefixes;
 pub use pki::{AgentFiles, PkiError, agent_credentials};
 pub use run::{Error, run};
 pub use store::StoreError;

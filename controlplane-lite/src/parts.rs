@@ -22,6 +22,7 @@ const END_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) async fn run(config: &Config, files: &ComponentFiles, stop: &CancellationToken) {
     let mut for_controllers = controllers::Config::new(config.cluster_cidr.clone());
     for_controllers.disable.clone_from(&config.disable);
+    for_controllers.node_prefixes = config.node_prefixes;
     let scheduler = async {
         let run = |client, stop| scheduler::run(client, scheduler::Config::default(), stop);
         supervise(SCHEDULER, config, &files.scheduler, stop, run).await;

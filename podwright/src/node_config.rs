@@ -6,15 +6,19 @@
 //! The components' own `Config`s are built from the second and from nothing else.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
+use cni::cidr::{self, Cidr};
+use cni::overlay;
 use cri::settings::CgroupDriver;
 use kubelet::node::Thresholds;
 use serde::{Deserialize, Serialize};
 
+/// Addresses of pods when nothing else is said.
+const DEFAULT_CLUSTER_CIDR: &str = "10.42.0.0/16";
 /// kube-proxy's ports.
 const PROXY_HEALTHZ_PORT: u16 = 10256;
 const PROXY_METRICS_PORT: u16 = 10249;
@@ -48,9 +52,10 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "NAME", env = "PODWRIGHT_NODE_NAME")]
     pub(crate) node_name: Option<String>,
 
-    /// Address of this node [default: the one that the default route uses]
+    /// Address of this node, or one of each family, separated by a comma; the first is the one that
+    /// other nodes send pods' packets to [default: the one that the default route uses]
     #[arg(long, value_name = "IP", env = "PODWRIGHT_NODE_IP")]
-    pub(crate) node_ip: Option<IpAddr>,
+    pub(crate) node_ip: Option<String>,
 
     /// Labels put on the node when it registers, as key=value,key=value
     #[arg(long, value_name = "LABELS", env = "PODWRIGHT_NODE_LABELS")]
@@ -60,12 +65,40 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "CGROUP", env = "PODWRIGHT_CGROUP_PARENT")]
     pub(crate) cgroup_parent: Option<String>,
 
-    /// Addresses of pods; each node gets a /24 of it [default: 10.42.0.0/16]
-    #[arg(long, value_name = "CIDR", env = "PODWRIGHT_CLUSTER_CIDR")]
+    /// Addresses of pods, the same on every node: a range, or one of each family, separated by a
+    /// comma; each node gets a part [default: 10.42.0.0/16]
+    #[arg(long, value_name = "CIDRS", env = "PODWRIGHT_CLUSTER_CIDR")]
     pub(crate) cluster_cidr: Option<String>,
 
+    /// How pods reach those of other nodes, the same on every node: vxlan, host-gw or none
+    /// [default: vxlan]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "PODWRIGHT_NETWORK_BACKEND",
+        alias = "flannel-backend"
+    )]
+    pub(crate) network_backend: Option<String>,
+
+    /// VXLAN network identifier [default: 1]
+    #[arg(long, value_name = "NUMBER", env = "PODWRIGHT_VXLAN_VNI")]
+    pub(crate) vxlan_vni: Option<u32>,
+
+    /// UDP port of VXLAN [default: 8472]
+    #[arg(long, value_name = "PORT", env = "PODWRIGHT_VXLAN_PORT")]
+    pub(crate) vxlan_port: Option<u16>,
+
+    /// Name of the VXLAN link [default: pw-vxlan]
+    #[arg(long, value_name = "LINK", env = "PODWRIGHT_VXLAN_LINK")]
+    pub(crate) vxlan_link: Option<String>,
+
+    /// Networks outside the cluster that see pods by their own addresses, separated by commas
+    /// [default: none; pods leave the cluster with the node's address]
+    #[arg(long, value_name = "CIDRS", env = "PODWRIGHT_NON_MASQUERADE_CIDRS")]
+    pub(crate) non_masquerade_cidrs: Option<String>,
+
     /// Address of the cluster's DNS server, given to pods [default: the tenth of --service-cidr with
-    /// server; elsewhere none, and pods use the node's resolv.conf]
+    /// server and agent; elsewhere none, and pods use the node's resolv.conf]
     #[arg(long, value_name = "IP", env = "PODWRIGHT_CLUSTER_DNS")]
     pub(crate) cluster_dns: Option<IpAddr>,
 
@@ -168,10 +201,13 @@ pub(crate) struct NodeConfig {
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     pub(crate) node_name: String,
-    pub(crate) node_ip: Option<IpAddr>,
+    /// Empty: to be found.
+    pub(crate) node_ips: Vec<IpAddr>,
     pub(crate) node_labels: Vec<(String, String)>,
     pub(crate) cgroup_parent: String,
     pub(crate) cluster_cidr: String,
+    pub(crate) overlay: cni::overlay::Settings,
+    pub(crate) non_masquerade_cidrs: Vec<Cidr>,
     pub(crate) cluster_dns: Vec<IpAddr>,
     pub(crate) cluster_domain: String,
     pub(crate) bridge: String,
@@ -216,6 +252,11 @@ impl NodeFlags {
             node_labels,
             cgroup_parent,
             cluster_cidr,
+            network_backend,
+            vxlan_vni,
+            vxlan_port,
+            vxlan_link,
+            non_masquerade_cidrs,
             cluster_dns,
             cluster_domain,
             bridge,
@@ -250,8 +291,40 @@ impl NodeFlags {
         Ok(settings)
     }
 
+    /// What the network between nodes goes by.
+    fn overlay(&self) -> anyhow::Result<overlay::Settings> {
+        let backend = self.network_backend.as_deref().unwrap_or("vxlan");
+        let link = |name: &str, given: &Option<String>, default: &str| {
+            let link = given.clone().unwrap_or_else(|| default.to_owned());
+            ensure!(
+                !link.is_empty() && link.len() <= 15 && !link.contains(['/', ' ']),
+                "{name}: {link:?} is not a link name: 1 to 15 characters without '/' and spaces"
+            );
+            Ok(link)
+        };
+        let vni = self.vxlan_vni.unwrap_or(overlay::Settings::VNI);
+        ensure!(
+            (1..1 << 24).contains(&vni),
+            "vxlan-vni: {vni} is not between 1 and 16777215"
+        );
+        let port = self.vxlan_port.unwrap_or(overlay::Settings::PORT);
+        ensure!(port != 0, "vxlan-port: 0 is no port");
+        let cluster = self.cluster_cidr.as_deref().unwrap_or(DEFAULT_CLUSTER_CIDR);
+        Ok(overlay::Settings {
+            backend: backend
+                .parse()
+                .map_err(|why: String| anyhow!("network-backend: {why}"))?,
+            link: link("vxlan-link", &self.vxlan_link, overlay::Settings::LINK)?,
+            vni,
+            port,
+            cluster: cidr::list(cluster).context("cluster-cidr")?,
+            bridge: link("bridge", &self.bridge, "pw0")?,
+        })
+    }
+
     fn check(self) -> anyhow::Result<NodeConfig> {
         let cri = self.cri_settings()?;
+        let overlay = self.overlay()?;
         let data_dir = absolute("data-dir", self.data_dir, "/var/lib/podwright")?;
         let run_dir = absolute("run-dir", self.run_dir, "/run/podwright")?;
         let node_name = match self.node_name {
@@ -271,23 +344,22 @@ impl NodeFlags {
                     .any(|part| part == ".." || part == "."),
             "cgroup-parent: {cgroup_parent:?} must be an absolute cgroup path such as /podwright"
         );
-        let bridge = self.bridge.unwrap_or_else(|| "pw0".into());
-        ensure!(
-            !bridge.is_empty() && bridge.len() <= 15 && !bridge.contains(['/', ' ']),
-            "bridge: {bridge:?} is not a link name: 1 to 15 characters without '/' and spaces"
-        );
         Ok(NodeConfig {
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
             log_format: self.log_format.unwrap_or_default(),
-            node_ip: self.node_ip,
+            node_ips: parse_node_ips(self.node_ip.as_deref().unwrap_or(""))?,
             node_labels: parse_labels(self.node_labels.as_deref().unwrap_or(""))?,
             cgroup_parent,
-            cluster_cidr: self.cluster_cidr.unwrap_or_else(|| "10.42.0.0/16".into()),
+            cluster_cidr: self
+                .cluster_cidr
+                .unwrap_or_else(|| DEFAULT_CLUSTER_CIDR.into()),
+            non_masquerade_cidrs: cidr::list(self.non_masquerade_cidrs.as_deref().unwrap_or(""))
+                .context("non-masquerade-cidrs")?,
             cluster_dns: self.cluster_dns.into_iter().collect(),
             cluster_domain: self
                 .cluster_domain
                 .unwrap_or_else(|| "cluster.local".into()),
-            bridge,
+            bridge: overlay.bridge.clone(),
             nft_table: self.nft_table.unwrap_or_else(|| "podwright".into()),
             cni_conf_dir: absolute("cni-conf-dir", self.cni_conf_dir, "/etc/cni/net.d")?,
             cni_bin_dir: absolute("cni-bin-dir", self.cni_bin_dir, "/opt/cni/bin")?,
@@ -312,6 +384,7 @@ impl NodeFlags {
             },
             cri_socket: absolute("cri-socket", self.cri_socket, run_dir.join("cri.sock"))?,
             cri,
+            overlay,
             node_name,
             data_dir,
             run_dir,
@@ -320,14 +393,43 @@ impl NodeFlags {
 }
 
 impl NodeConfig {
-    /// The address given, or the one that the default route uses. A node cannot be reached without
+    /// The addresses given, or the one that the default route uses. A node cannot be reached without
     /// one, so its absence is an error that says what to do.
+    pub(crate) fn node_ips(&self) -> anyhow::Result<Vec<IpAddr>> {
+        if !self.node_ips.is_empty() {
+            return Ok(self.node_ips.clone());
+        }
+        let found = address_of_default_route().context(
+            "finding this node's address: there is no default route; give one with --node-ip",
+        )?;
+        Ok(vec![found])
+    }
+
+    /// The first of [`NodeConfig::node_ips`].
     pub(crate) fn node_ip(&self) -> anyhow::Result<IpAddr> {
-        match self.node_ip {
-            Some(address) => Ok(address),
-            None => address_of_default_route().context(
-                "finding this node's address: there is no default route; give one with --node-ip",
-            ),
+        let all = self.node_ips()?;
+        Ok(all[0])
+    }
+
+    /// The network between nodes, as this node takes part in it.
+    pub(crate) fn overlay(&self, kubeconfig: PathBuf) -> anyhow::Result<proxy::overlay::Config> {
+        Ok(proxy::overlay::Config {
+            kubeconfig,
+            node_name: self.node_name.clone(),
+            node_ips: self.node_ips()?,
+            settings: self.overlay.clone(),
+        })
+    }
+
+    /// The pod network of this node, but for its pods' ranges and the MTU.
+    pub(crate) fn pod_network(&self) -> cni::PodNetwork {
+        let inside = self.overlay.cluster.iter();
+        cni::PodNetwork {
+            bridge: self.bridge.clone(),
+            nft_table: self.nft_table.clone(),
+            pod_cidrs: Vec::new(),
+            not_masqueraded: inside.chain(&self.non_masquerade_cidrs).copied().collect(),
+            mtu: None,
         }
     }
 
@@ -374,7 +476,7 @@ impl NodeConfig {
             container_runtime_endpoint: format!("unix://{}", self.cri_socket.display()),
             pod_manifest_path: Some(self.pod_manifest_path.clone()),
             node_name: self.node_name.clone(),
-            node_ips: vec![self.node_ip()?],
+            node_ips: self.node_ips()?,
             node_labels: self.node_labels.iter().cloned().collect(),
             register_with_taints: Vec::new(),
             data_dir: self.data_dir.clone(),
@@ -384,7 +486,10 @@ impl NodeConfig {
             cluster_dns: self.cluster_dns.clone(),
             cluster_domain: self.cluster_domain.clone(),
             resolv_conf: "/etc/resolv.conf".into(),
-            address: Ipv4Addr::UNSPECIFIED.into(),
+            address: match self.node_ip()? {
+                IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            },
             port: self.kubelet_port,
             healthz_port: self.healthz_port,
             client_ca_file: None,
@@ -421,7 +526,7 @@ impl NodeConfig {
         Ok(proxy::Config {
             kubeconfig,
             node_name: self.node_name.clone(),
-            node_ips: vec![self.node_ip()?],
+            node_ips: self.node_ips()?,
             cluster_cidr: self.cluster_cidr.clone(),
             nft_table: self.nft_table.clone(),
             bridge: self.bridge.clone(),
@@ -487,6 +592,20 @@ fn parse_labels(text: &str) -> anyhow::Result<Vec<(String, String)>> {
             _ => bail!("node-labels: {part:?} is not key=value"),
         })
         .collect()
+}
+
+/// One address, or one of each family.
+fn parse_node_ips(text: &str) -> anyhow::Result<Vec<IpAddr>> {
+    let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
+    let found: Vec<IpAddr> = parts
+        .map(|part| part.parse().with_context(|| format!("node-ip: {part:?}")))
+        .collect::<anyhow::Result<_>>()?;
+    let of = |ipv4: bool| found.iter().filter(|ip| ip.is_ipv4() == ipv4).count();
+    ensure!(
+        of(true) <= 1 && of(false) <= 1,
+        "node-ip: {text:?} has two addresses of one family"
+    );
+    Ok(found)
 }
 
 fn host_name() -> anyhow::Result<String> {
@@ -592,5 +711,18 @@ mod tests {
             ..named("n")
         };
         assert!(refused(labels).starts_with("node-labels:"));
+        for (name, yaml) in [
+            ("node-ip:", "node-ip: 10.0.0.1,10.0.0.2"),
+            ("node-ip:", "node-ip: here"),
+            ("network-backend:", "network-backend: ipsec"),
+            ("vxlan-vni:", "vxlan-vni: 16777216"),
+            ("vxlan-link:", "vxlan-link: a-name-that-is-long"),
+            ("bridge:", "bridge: a/b"),
+            ("cluster-cidr", "cluster-cidr: 10.42.0.0"),
+            ("non-masquerade-cidrs", "non-masquerade-cidrs: here"),
+        ] {
+            let text = refused(flags(&format!("node-name: n\n{yaml}\n")));
+            assert!(text.starts_with(name), "{text}");
+        }
     }
 }

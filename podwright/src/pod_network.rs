@@ -4,10 +4,14 @@
 //! A configuration that the operator put there is left alone: podwright writes its own only into a
 //! directory that holds none but its own.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use cni::PodNetwork;
+use cni::cidr::Cidr;
+use cni::overlay::Backend;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
@@ -21,26 +25,29 @@ use crate::node_config::NodeConfig;
 /// The file podwright writes.
 pub(crate) const OWN_FILE: &str = "10-podwright.conflist";
 
+/// How often the uplink is looked at: another MTU counts for the next pod.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     node_name: String,
     kubeconfig: PathBuf,
     conf_dir: PathBuf,
-    bridge: String,
-    cluster_cidr: String,
-    nft_table: String,
+    network: PodNetwork,
+    backend: Backend,
+    node_ip: IpAddr,
 }
 
 impl Config {
-    pub(crate) fn of(node: &NodeConfig, files: &controlplane_lite::AgentFiles) -> Self {
-        Self {
+    pub(crate) fn of(node: &NodeConfig, kubeconfig: PathBuf) -> anyhow::Result<Self> {
+        Ok(Self {
             node_name: node.node_name.clone(),
-            kubeconfig: files.kubelet_kubeconfig.clone(),
+            kubeconfig,
             conf_dir: node.cni_conf_dir.clone(),
-            bridge: node.bridge.clone(),
-            cluster_cidr: node.cluster_cidr.clone(),
-            nft_table: node.nft_table.clone(),
-        }
+            network: node.pod_network(),
+            backend: node.overlay.backend,
+            node_ip: node.node_ip()?,
+        })
     }
 }
 
@@ -69,16 +76,21 @@ pub(crate) async fn run(
         .applied_objects()
         .boxed();
     let _ = ready.send(());
+    let mut network = config.network.clone();
+    let mut look_again = tokio::time::interval(LOOK_AGAIN);
     loop {
         let next = tokio::select! {
             next = seen.next() => next,
+            _ = look_again.tick() => {
+                write(&config, &mut network)?;
+                continue;
+            }
             () = stop.cancelled() => return Ok(()),
         };
         match next {
             Some(Ok(node)) => {
-                if let Some(range) = node.spec.and_then(|spec| spec.pod_cidr) {
-                    write(&config, &range)?;
-                }
+                network.pod_cidrs = proxy::parse::pod_cidrs(&node);
+                write(&config, &mut network)?;
             }
             Some(Err(error)) => {
                 warn!("watching this node's address range: {error}");
@@ -108,16 +120,9 @@ fn foreign_configuration(dir: &Path) -> anyhow::Result<Option<PathBuf>> {
     Ok(found.into_iter().next())
 }
 
-/// Writes the configuration list for `range` under a temporary name and renames it, unless it is
-/// there already.
-pub(crate) fn write_conflist(
-    dir: &Path,
-    bridge: &str,
-    range: &str,
-    cluster_cidr: &str,
-    nft_table: &str,
-) -> anyhow::Result<()> {
-    let text = cni::default_conflist(bridge, range, cluster_cidr, nft_table);
+/// Writes the configuration list under a temporary name and renames it, unless it is there already.
+pub(crate) fn write_conflist(dir: &Path, network: &PodNetwork) -> anyhow::Result<()> {
+    let text = cni::default_conflist(network);
     let path = dir.join(OWN_FILE);
     if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
         return Ok(());
@@ -126,16 +131,21 @@ pub(crate) fn write_conflist(
     let temporary = dir.join(format!(".{OWN_FILE}.tmp"));
     std::fs::write(&temporary, text).with_context(|| format!("writing {}", temporary.display()))?;
     std::fs::rename(&temporary, &path).with_context(|| format!("writing {}", path.display()))?;
-    info!(range, file = %path.display(), "pod networking is configured");
+    let ranges: Vec<_> = network.pod_cidrs.iter().map(Cidr::to_string).collect();
+    let ranges = ranges.join(", ");
+    info!(ranges, mtu = network.mtu, file = %path.display(), "pod networking is configured");
     Ok(())
 }
 
-fn write(config: &Config, range: &str) -> anyhow::Result<()> {
-    write_conflist(
-        &config.conf_dir,
-        &config.bridge,
-        range,
-        &config.cluster_cidr,
-        &config.nft_table,
-    )
+/// Once the node has ranges. The MTU is what the uplink takes now.
+fn write(config: &Config, network: &mut PodNetwork) -> anyhow::Result<()> {
+    if network.pod_cidrs.is_empty() {
+        return Ok(());
+    }
+    match cni::overlay::pod_mtu(config.backend, config.node_ip) {
+        Ok(mtu) => network.mtu = mtu,
+        // As it was; the next look may succeed.
+        Err(error) => warn!("finding the MTU of pods: {:#}", anyhow::Error::from(error)),
+    }
+    write_conflist(&config.conf_dir, network)
 }

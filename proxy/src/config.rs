@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+pub(crate) use cni::cidr::list as cidrs;
 use cni::cidr::{Cidr, ParseCidrError};
 
 use crate::parse::NodeInfo;
@@ -83,15 +84,6 @@ impl FromStr for NodePortAddresses {
             list => Ok(NodePortAddresses::Cidrs(cidrs(list)?)),
         }
     }
-}
-
-/// A list of CIDRs separated by commas.
-pub(crate) fn cidrs(text: &str) -> Result<Vec<Cidr>, ParseCidrError> {
-    let parts = text.split(',').map(str::trim);
-    parts
-        .filter(|part| !part.is_empty())
-        .map(|part| part.parse::<Cidr>().map(|cidr| cidr.network()))
-        .collect()
 }
 
 fn everything() -> Vec<Cidr> {

@@ -27,6 +27,7 @@ mod http;
 pub mod metrics;
 mod numbers;
 pub mod objects;
+pub mod overlay;
 pub mod parse;
 pub mod policy;
 pub mod rules;

@@ -297,20 +297,32 @@ pub struct NodeInfo {
     pub eligible: bool,
 }
 
+/// The ranges of a node's pods, in its order.
+pub fn pod_cidrs(node: &ApiNode) -> Vec<Cidr> {
+    let spec = node.spec.as_ref();
+    let several = spec
+        .and_then(|s| s.pod_cidrs.as_deref())
+        .unwrap_or_default();
+    let one = spec.and_then(|s| s.pod_cidr.as_ref());
+    let mut found: Vec<Cidr> = Vec::new();
+    for cidr in several
+        .iter()
+        .chain(one)
+        .filter_map(|text| text.parse().ok())
+    {
+        if !found.contains(&cidr) {
+            found.push(cidr);
+        }
+    }
+    found
+}
+
 /// Of the Node object.
 pub fn node(node: &ApiNode) -> NodeInfo {
     let labels = node.metadata.labels.as_ref();
     let spec = node.spec.as_ref();
-    let several = spec.and_then(|s| s.pod_cidrs.as_deref());
-    let several = several.unwrap_or_default();
-    let one = spec.and_then(|s| s.pod_cidr.as_ref());
-    let mut pod_cidrs: Vec<Cidr> = several
-        .iter()
-        .chain(one)
-        .filter_map(|text| text.parse().ok())
-        .collect();
+    let mut pod_cidrs = pod_cidrs(node);
     pod_cidrs.sort_unstable();
-    pod_cidrs.dedup();
     let mut taints = spec
         .and_then(|s| s.taints.as_deref())
         .unwrap_or_default()

@@ -10,6 +10,7 @@ mod guest;
 mod harness;
 mod network;
 mod network_policy;
+mod overlay;
 mod pods;
 mod run;
 mod static_pods;

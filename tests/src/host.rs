@@ -2,6 +2,7 @@
 //! A host of its own on this kernel, and the server that runs in it.
 
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{image, leftovers, sys, wait_for};
 
-/// The address every test host gives itself. Hosts don't see each other, so it can be the same.
+/// The address that a test host by itself has. Such hosts don't see each other, so it can be the same.
 pub const HOST_IP: &str = "192.0.2.10";
 
 /// How long a node may take until it is Ready; generous, because the machine may be busy.
@@ -42,11 +43,27 @@ pub struct TestHost {
     holder: Child,
     pub name: String,
     pub cgroup_parent: String,
+    /// Its addresses, as `--node-ip` takes them.
+    pub node_ip: String,
+    /// Flags that every command of its node takes beside the usual ones.
+    pub flags: Vec<String>,
+    /// Of the API server, when that is another host's.
+    api: Option<PathBuf>,
 }
 
 impl TestHost {
     /// A new host with `lo` up, an uplink that leads nowhere, and a default route over it.
     pub fn new() -> Result<Self> {
+        let host = Self::bare(HOST_IP)?;
+        host.sh(&format!(
+            "ip link add name uplink0 type bridge && ip addr add {HOST_IP}/24 dev uplink0 \
+             && ip link set uplink0 up && ip route add default via 192.0.2.1"
+        ))?;
+        Ok(host)
+    }
+
+    /// A new host with `lo` up, for these addresses, which it does not have yet.
+    pub(crate) fn bare(node_ip: &str) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("podwright-host-")
             .tempdir()?;
@@ -63,12 +80,17 @@ impl TestHost {
             holder,
             name: format!("host-{id:08x}"),
             cgroup_parent: format!("/podwright-test-{id:08x}"),
+            node_ip: node_ip.to_owned(),
+            flags: Vec::new(),
+            api: None,
         };
-        host.sh(&format!(
-            "ip link set lo up && ip link add name uplink0 type bridge && ip addr add {HOST_IP}/24 dev uplink0 \
-             && ip link set uplink0 up && ip route add default via 192.0.2.1"
-        ))?;
+        host.sh("ip link set lo up")?;
         Ok(host)
+    }
+
+    /// The process that holds the host's namespaces.
+    pub(crate) fn holder(&self) -> u32 {
+        self.holder.id()
     }
 
     /// The host's directory; everything it writes is below.
@@ -83,12 +105,7 @@ impl TestHost {
 
     /// A command that will run in the host's namespaces.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let pidfd =
-            sys::pidfd_open(self.holder.id()).expect("the holder lives as long as the host");
-        let mut command = Command::new(program);
-        command.stdin(Stdio::null());
-        sys::in_namespaces_of(&mut command, pidfd);
-        command
+        command_beside(&self.holder, program)
     }
 
     /// Runs a shell script in the host's directory; an error has its output.
@@ -104,7 +121,7 @@ impl TestHost {
         command.args(args).env("KUBECONFIG", self.kubeconfig());
         if matches!(
             args[0],
-            "server" | "cri" | "kubelet" | "run" | "purge" | "network"
+            "server" | "agent" | "cri" | "kubelet" | "run" | "purge" | "network"
         ) {
             command.args(self.node_flags());
         } else if args[0] == "image" {
@@ -134,7 +151,52 @@ impl TestHost {
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
-        self.path.join("data/server/kubeconfig.yaml")
+        match &self.api {
+            Some(file) => file.clone(),
+            None => self.path.join("data/server/kubeconfig.yaml"),
+        }
+    }
+
+    /// Starts `podwright agent` against the API server of another host, with credentials that its
+    /// authority signs, and waits until the node is Ready.
+    pub fn agent(&mut self, server: &TestHost) -> Result<Server<'_>> {
+        self.api = Some(server.kubeconfig());
+        let files = self.credentials(server)?;
+        let file = |path: &Path| path.to_string_lossy().into_owned();
+        let args = [
+            "agent",
+            "--kubeconfig",
+            &file(&files.kubelet_kubeconfig),
+            "--tls-cert-file",
+            &file(&files.kubelet_cert),
+            "--tls-private-key-file",
+            &file(&files.kubelet_key),
+        ];
+        let agent = Server::start(self, &args)?;
+        agent.wait_ready()?;
+        Ok(agent)
+    }
+
+    /// What the authority of another host's server signs for this node.
+    fn credentials(&self, server: &TestHost) -> Result<controlplane_lite::AgentFiles> {
+        let authority = self.path.join("authority");
+        let pki = authority.join("server/pki");
+        fs::create_dir_all(&pki)?;
+        for name in ["ca.crt", "ca.key"] {
+            fs::copy(
+                server.path.join("data/server/pki").join(name),
+                pki.join(name),
+            )?;
+        }
+        let ips: Vec<IpAddr> = self
+            .node_ip
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<_, _>>()?;
+        let first = server.node_ip.split(',').next().unwrap_or_default();
+        let url = format!("https://{first}:6443");
+        controlplane_lite::agent_credentials(&authority, &self.name, &ips, &url)
+            .context("signing the node's credentials")
     }
 
     /// Builds the image `localhost/busybox:1` into this host's store.
@@ -170,7 +232,7 @@ impl TestHost {
 
     /// The same, with further flags.
     pub fn server_with(&self, flags: &[&str]) -> Result<Server<'_>> {
-        let server = Server::start(self, flags)?;
+        let server = Server::start(self, &[&["server"], flags].concat())?;
         server.wait_ready()?;
         Ok(server)
     }
@@ -182,7 +244,7 @@ impl TestHost {
             ("--data-dir", below("data")),
             ("--run-dir", below("run")),
             ("--node-name", self.name.clone()),
-            ("--node-ip", HOST_IP.into()),
+            ("--node-ip", self.node_ip.clone()),
             ("--cgroup-parent", self.cgroup_parent.clone()),
             ("--cni-conf-dir", below("cni")),
             ("--pod-logs-dir", below("logs")),
@@ -193,6 +255,7 @@ impl TestHost {
         pairs
             .into_iter()
             .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .chain(self.flags.iter().cloned())
             .collect()
     }
 
@@ -212,7 +275,8 @@ impl TestHost {
         Ok(())
     }
 
-    fn purge(&self) -> Result<()> {
+    /// Ends and removes all of the node, as an operator would.
+    pub fn purge(&self) -> Result<()> {
         stdout_of(&mut self.podwright(&["purge"])).map(drop)
     }
 
@@ -238,24 +302,33 @@ impl Drop for TestHost {
     }
 }
 
-/// A running `podwright server`.
+/// A command that will run in the namespaces that a process holds.
+pub(crate) fn command_beside(holder: &Child, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let pidfd = sys::pidfd_open(holder.id()).expect("the holder lives as long as its owner");
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null());
+    sys::in_namespaces_of(&mut command, pidfd);
+    command
+}
+
+/// A running `podwright server`, or `agent`.
 pub struct Server<'host> {
     host: &'host TestHost,
     child: Child,
 }
 
 impl<'host> Server<'host> {
-    fn start(host: &'host TestHost, flags: &[&str]) -> Result<Self> {
+    fn start(host: &'host TestHost, args: &[&str]) -> Result<Self> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(host.path.join("server.log"))?;
         let child = host
-            .podwright(&[&["server"], flags].concat())
+            .podwright(args)
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .context("starting podwright server")?;
+            .with_context(|| format!("starting podwright {}", args[0]))?;
         Ok(Self { host, child })
     }
 
@@ -277,6 +350,11 @@ impl<'host> Server<'host> {
         let log = fs::read_to_string(self.host.path.join("server.log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// The host that it runs on.
+    pub fn host(&self) -> &'host TestHost {
+        self.host
     }
 
     pub fn pid(&self) -> u32 {

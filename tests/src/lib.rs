@@ -10,9 +10,11 @@ pub mod containerd;
 pub mod host;
 pub mod image;
 pub mod leftovers;
+pub mod net;
 pub mod pods;
 pub mod sys;
 pub mod wait;
 
 pub use host::{Server, TestHost};
+pub use net::TestNet;
 pub use wait::{wait_for, wait_until};

@@ -20,7 +20,8 @@ impl Host {
         let dir = tempfile::tempdir().expect("a directory");
         let conf = dir.path().join("conf");
         std::fs::create_dir(&conf).expect("mkdir");
-        let text = cni::default_conflist("pwt0", "10.42.0.0/24", "10.42.0.0/16", "pwt");
+        let network = cni::PodNetwork::new("pwt0", "pwt", "10.42.0.0/24", "10.42.0.0/16");
+        let text = cni::default_conflist(&network.expect("lists"));
         std::fs::write(conf.join("10-podwright.conflist"), text).expect("write");
         let network = Network::load(&conf, &dir.path().join("bin"), &dir.path().join("state"));
         let runtime = tokio::runtime::Builder::new_current_thread()

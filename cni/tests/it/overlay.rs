@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Three nodes on one wire, and pods' addresses behind each.
 
+use std::net::{IpAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,8 @@ use cni::cidr::Cidr;
 use cni::netns;
 use cni::overlay::{self, Announcement, Backend, Kernel, Own, Peer, Report, Settings};
 
-use crate::host::{inside, report};
-use crate::place::{in_new_host, run};
+use crate::host::{at, inside, report};
+use crate::place::{ask_udp, in_new_host, run, serve_udp};
 
 struct Node {
     netns: PathBuf,
@@ -117,6 +118,24 @@ fn all_reach_all(nodes: &[Node]) {
     }
 }
 
+/// Pods' packets keep their source: what a server on one node sees of a client on another.
+fn udp_keeps_its_source(nodes: &[Node]) {
+    for (client, server) in [
+        ("10.42.1.1", "10.42.2.1"),
+        ("fd42:0:0:1::1", "fd42:0:0:2::1"),
+    ] {
+        let address = |text: &str| at(text.parse::<IpAddr>().expect(text), 0);
+        let mut there = address(server);
+        there.set_port(7001);
+        inside(&nodes[1].netns, || serve_udp(there, "n2"));
+        let said = inside(&nodes[0].netns, || {
+            let socket = UdpSocket::bind(address(client)).expect("bind");
+            ask_udp(&socket, there)
+        });
+        assert_eq!(said.expect("an answer"), format!("n2 {client}"));
+    }
+}
+
 fn ip(node: &Node, text: &str) -> String {
     inside(&node.netns, || {
         run("ip", &text.split(' ').collect::<Vec<_>>())
@@ -142,6 +161,7 @@ fn vxlan_joins_nodes_in_both_families_and_heals() {
         let (mut nodes, settings) = (nodes(dir.path()), settings(Backend::Vxlan));
         sync_all(&settings, &nodes);
         all_reach_all(&nodes);
+        udp_keeps_its_source(&nodes);
         let seen = ip(&nodes[0], "-d link show pwt-vxlan");
         for expected in ["mtu 1450", "vxlan id 77", "dstport 8472", "nolearning"] {
             assert!(seen.contains(expected), "{seen}");

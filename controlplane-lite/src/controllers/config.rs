@@ -9,9 +9,11 @@ use super::machinery::cidr::CidrError;
 /// Configuration of the controllers. Names follow kube-controller-manager's flags.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The range that pod addresses of all nodes come from, such as `10.42.0.0/16`. Each node gets
-    /// a /24 of it (a /64 of an IPv6 range).
+    /// The ranges that pod addresses of all nodes come from: one, or one of each family separated
+    /// by a comma, such as `10.42.0.0/16,fd42::/48`.
     pub cluster_cidr: String,
+    /// How much of them each node gets.
+    pub node_prefixes: NodePrefixes,
     /// Controllers that must not be started, by name: `deployment`, `replicaset`, `endpoints`,
     /// `endpointslice`, `namespace`, `serviceaccount`, `garbagecollector`, `nodelifecycle`,
     /// `tainteviction`, `nodeipam`, `podgc`, `service-lb`.
@@ -28,10 +30,26 @@ impl Config {
     pub fn new(cluster_cidr: impl Into<String>) -> Self {
         Self {
             cluster_cidr: cluster_cidr.into(),
+            node_prefixes: NodePrefixes::default(),
             disable: BTreeSet::new(),
             node_monitor_grace_period: Duration::from_secs(40),
             node_monitor_period: Duration::from_secs(5),
         }
+    }
+}
+
+/// Prefix lengths of the ranges of one node (`--node-cidr-mask-size-ipv4` and `-ipv6`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodePrefixes {
+    /// Of IPv4; 24 leaves room for 253 pods.
+    pub ipv4: u8,
+    /// Of IPv6.
+    pub ipv6: u8,
+}
+
+impl Default for NodePrefixes {
+    fn default() -> Self {
+        Self { ipv4: 24, ipv6: 64 }
     }
 }
 

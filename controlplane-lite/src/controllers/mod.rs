@@ -29,7 +29,7 @@ use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{Config, Error};
+pub use config::{Config, Error, NodePrefixes};
 pub use machinery::cidr::CidrError;
 
 use context::{Context, Informers};
@@ -51,7 +51,8 @@ type Tasks = JoinSet<&'static str>;
 pub async fn run(client: Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
     // A token of our own: a controller that fails ends the others, not whoever called.
     let stop = stop.child_token();
-    let cluster = config.cluster_cidr.parse().map_err(Error::ClusterCidr)?;
+    let cluster = node::ipam::pools(&config.cluster_cidr, config.node_prefixes)
+        .map_err(Error::ClusterCidr)?;
     let mut tasks = JoinSet::new();
     let (events, sending) = Recorder::new(
         client.clone(),
@@ -79,7 +80,7 @@ fn start(
     tasks: &mut Tasks,
     context: &Arc<Context>,
     config: &Config,
-    cluster: machinery::cidr::Cidr,
+    cluster: Vec<node::ipam::Pool>,
     stop: &CancellationToken,
 ) {
     macro_rules! start {

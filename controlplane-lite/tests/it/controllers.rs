@@ -45,7 +45,8 @@ impl Cluster {
             bind_address: loopback,
             https_listen_port: 0,
             advertise_address: loopback,
-            cluster_cidr: "10.42.0.0/16".into(),
+            cluster_cidr: "10.42.0.0/16,fd42::/48".into(),
+            node_prefixes: controlplane_lite::NodePrefixes::default(),
             service_cidr: "10.43.0.0/16".into(),
             cluster_dns: None,
             cluster_domain: "cluster.local".into(),
@@ -552,10 +553,14 @@ async fn nodes_get_ranges_that_do_not_overlap() {
         let mut ranges: Vec<_> = list
             .items
             .iter()
-            .filter_map(|n| n.spec.as_ref()?.pod_cidr.clone())
+            .filter_map(|n| n.spec.as_ref()?.pod_cidrs.clone())
             .collect();
         ranges.sort();
-        is(ranges == ["10.42.0.0/24", "10.42.1.0/24"], ranges)
+        let expected = [
+            ["10.42.0.0/24", "fd42::/64"],
+            ["10.42.1.0/24", "fd42:0:0:1::/64"],
+        ];
+        is(ranges == expected, ranges)
     })
     .await;
     cluster.stop().await;

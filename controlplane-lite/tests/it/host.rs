@@ -31,6 +31,7 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         https_listen_port: 0,
         advertise_address: loopback,
         cluster_cidr: "10.42.0.0/16".to_owned(),
+        node_prefixes: controlplane_lite::NodePrefixes::default(),
         service_cidr: "10.43.0.0/24".to_owned(),
         cluster_dns: None,
         cluster_domain: "cluster.local".to_owned(),

@@ -203,7 +203,8 @@ impl Node {
         let root = dir.path();
         let config = config_in(root);
         fs::create_dir_all(&config.cni_conf_dir).unwrap();
-        let list = cni::default_conflist("pwtest0", "10.88.0.0/24", "10.88.0.0/16", "pwtest");
+        let network = cni::PodNetwork::new("pwtest0", "pwtest", "10.88.0.0/24", "10.88.0.0/16");
+        let list = cni::default_conflist(&network.unwrap());
         fs::write(config.cni_conf_dir.join("10-test.conflist"), list).unwrap();
         // Spawned from this thread, so it acts in this thread's network namespace.
         let up = std::process::Command::new("/bin/busybox")

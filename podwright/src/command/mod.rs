@@ -4,6 +4,7 @@
 //! 0 success, 1 it failed (one line on stderr says what, on what, why), 2 the command line was
 //! wrong. `oci`, `run` and `exec` return the code of what they ran.
 
+mod agent;
 mod check;
 mod cri;
 mod image;
@@ -37,6 +38,8 @@ struct CommandLine {
 enum Verb {
     /// Run the control plane and, unless told otherwise, a node
     Server(server::ServerArgs),
+    /// Run a node whose control plane is elsewhere
+    Agent(agent::AgentArgs),
     /// Run the container runtime alone (CRI v1 on a unix socket)
     Cri(cri::CriArgs),
     /// Run the kubelet alone, over any CRI runtime
@@ -69,6 +72,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let line = CommandLine::parse_from(args);
     let outcome = match line.verb {
         Verb::Server(args) => server::main(args),
+        Verb::Agent(args) => agent::main(args),
         Verb::Cri(args) => cri::main(args),
         Verb::Kubelet(args) => kubelet::main(args),
         Verb::Proxy(args) => proxy::main(args),

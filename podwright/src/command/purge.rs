@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use cni::overlay::{self, Backend};
 
 use crate::data_lock::DataLock;
 use crate::node_config::{NodeConfig, NodeFlags};
@@ -52,6 +53,7 @@ fn end_node(node: &NodeConfig) -> anyhow::Result<()> {
     step("removing Services", remove_services(node));
     step("removing cluster DNS", crate::cluster_dns::remove(node));
     step("removing NetworkPolicies", remove_policies(node));
+    step("removing the network between nodes", remove_overlay(node));
     step("removing the pod network", remove_pod_network(node));
     step("removing volumes and logs", remove_volumes(node));
     step("removing the run directory", remove(&node.run_dir));
@@ -81,6 +83,15 @@ fn remove_services(node: &NodeConfig) -> anyhow::Result<()> {
 
 fn remove_policies(node: &NodeConfig) -> anyhow::Result<()> {
     Ok(proxy::policy::cleanup(&node.nft_table)?)
+}
+
+/// Link and routes to other nodes. With `none` there is nothing of ours, but perhaps of another node
+/// in this network namespace.
+fn remove_overlay(node: &NodeConfig) -> anyhow::Result<()> {
+    if node.overlay.backend == Backend::None {
+        return Ok(());
+    }
+    Ok(overlay::cleanup(&node.overlay.link)?)
 }
 
 /// The bridge and the rules below it, when podwright made them: a network that the operator

@@ -14,6 +14,7 @@ use std::{fs, io};
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use cni::PodNetwork;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kubelet::Handle;
 use tokio::time::{Instant, sleep};
@@ -97,7 +98,12 @@ impl Place {
             bridge: BRIDGE.into(),
             nft_table: NFT_TABLE.into(),
             // A job needs no address of its node; one without a default route has none.
-            node_ip: Some(node.node_ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+            node_ips: vec![node.node_ip().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))],
+            // The node's network to others is not this one's to make or to remove.
+            overlay: cni::overlay::Settings {
+                backend: cni::overlay::Backend::None,
+                ..node.overlay.clone()
+            },
             healthz_port: 0,
             cri: beside(&node.cri),
             data_dir,
@@ -110,7 +116,8 @@ impl Place {
         let cri = own.data_dir.join("cri");
         fs::create_dir_all(&cri).with_context(|| format!("creating {}", cri.display()))?;
         symlink(&images, cri.join("images")).context("sharing the node's images")?;
-        write_conflist(&own.cni_conf_dir, BRIDGE, POD_CIDR, POD_CIDR, NFT_TABLE)?;
+        let network = PodNetwork::new(BRIDGE, NFT_TABLE, POD_CIDR, POD_CIDR)?;
+        write_conflist(&own.cni_conf_dir, &network)?;
         Ok(Self { node: own })
     }
 

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use controlplane_lite::AgentFiles;
+use controlplane_lite::NodePrefixes;
 use tracing::info;
 
 use super::run_node;
@@ -49,6 +49,22 @@ pub(crate) struct ServerArgs {
     /// Addresses of Services [default: 10.43.0.0/16]
     #[arg(long, value_name = "CIDR", env = "PODWRIGHT_SERVICE_CIDR")]
     service_cidr: Option<String>,
+
+    /// Prefix length of a node's range of pods' IPv4 addresses [default: 24]
+    #[arg(
+        long,
+        value_name = "LENGTH",
+        env = "PODWRIGHT_NODE_CIDR_MASK_SIZE_IPV4"
+    )]
+    node_cidr_mask_size_ipv4: Option<u8>,
+
+    /// The same of IPv6 [default: 64]
+    #[arg(
+        long,
+        value_name = "LENGTH",
+        env = "PODWRIGHT_NODE_CIDR_MASK_SIZE_IPV6"
+    )]
+    node_cidr_mask_size_ipv6: Option<u8>,
 
     /// Write the admin kubeconfig here too (it is always at <data-dir>/server/kubeconfig.yaml)
     #[arg(long, value_name = "FILE")]
@@ -95,8 +111,11 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
             })
             .await?;
         if with_agent {
-            let dns = with_dns.then_some(service_cidr.as_str());
-            start_agent(&mut supervisor, &node, &url, dns, with_policy).await?;
+            let parts = Parts {
+                dns: with_dns.then_some(service_cidr.as_str()),
+                policy: with_policy,
+            };
+            start_agent(&mut supervisor, &node, &url, parts).await?;
         }
         info!(
             kubeconfig = %node.data_dir.join("server/kubeconfig.yaml").display(),
@@ -122,12 +141,18 @@ fn control_plane_config(
         Some(address) => address,
         None => node.node_ip()?,
     };
+    let default = NodePrefixes::default();
+    let node_prefixes = NodePrefixes {
+        ipv4: args.node_cidr_mask_size_ipv4.unwrap_or(default.ipv4),
+        ipv6: args.node_cidr_mask_size_ipv6.unwrap_or(default.ipv6),
+    };
     Ok(controlplane_lite::Config {
         data_dir: node.data_dir.clone(),
         bind_address: args.bind_address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
         https_listen_port: args.https_listen_port.unwrap_or(6443),
         advertise_address,
         cluster_cidr: node.cluster_cidr.clone(),
+        node_prefixes,
         service_cidr,
         cluster_dns: match disable.contains(cluster_dns::PART) {
             true => None,
@@ -141,42 +166,81 @@ fn control_plane_config(
     })
 }
 
-/// `dns` is the Services' range when this node serves cluster DNS.
 async fn start_agent(
     supervisor: &mut Supervisor,
     node: &NodeConfig,
     url: &str,
-    dns: Option<&str>,
-    with_policy: bool,
+    parts: Parts<'_>,
 ) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&node.pod_manifest_path)
-        .with_context(|| format!("creating {}", node.pod_manifest_path.display()))?;
-    let addresses = [node.node_ip()?];
+    let addresses = node.node_ips()?;
     let files =
         controlplane_lite::agent_credentials(&node.data_dir, &node.node_name, &addresses, url)
             .context("making the node's credentials")?;
+    let credentials = Credentials {
+        kubelet_kubeconfig: files.kubelet_kubeconfig,
+        proxy_kubeconfig: files.proxy_kubeconfig,
+        client_ca: files.client_ca,
+        serving: Some((files.kubelet_cert, files.kubelet_key)),
+    };
+    start_node(supervisor, node, credentials, parts).await
+}
+
+/// What a node shows to the API server, and what it knows it by.
+pub(super) struct Credentials {
+    pub(super) kubelet_kubeconfig: PathBuf,
+    pub(super) proxy_kubeconfig: PathBuf,
+    pub(super) client_ca: PathBuf,
+    /// Certificate and key of the node API.
+    pub(super) serving: Option<(PathBuf, PathBuf)>,
+}
+
+/// Parts of a node that can be left out.
+#[derive(Clone, Copy)]
+pub(super) struct Parts<'a> {
+    /// Serve cluster DNS, with Services in this range.
+    pub(super) dns: Option<&'a str>,
+    /// Enforce NetworkPolicies.
+    pub(super) policy: bool,
+}
+
+/// Starts what a node runs beside its runtime: the clients of the API server.
+pub(super) async fn start_node(
+    supervisor: &mut Supervisor,
+    node: &NodeConfig,
+    credentials: Credentials,
+    parts: Parts<'_>,
+) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&node.pod_manifest_path)
+        .with_context(|| format!("creating {}", node.pod_manifest_path.display()))?;
     // Before the kubelet, so that pods find it.
-    match dns {
+    match parts.dns {
         Some(services) => {
-            let kubeconfig = files.proxy_kubeconfig.clone();
+            let kubeconfig = credentials.proxy_kubeconfig.clone();
             cluster_dns::start(supervisor, node, kubeconfig, services).await?;
         }
         None => cluster_dns::remove(node)?,
     }
-    start_policy(supervisor, node, &files, with_policy).await?;
-    let kubelet = kubelet_config(node, &files)?;
+    start_policy(supervisor, node, &credentials, parts.policy).await?;
+    let kubelet = kubelet_config(node, &credentials)?;
     supervisor
         .start("kubelet", move |ready, stop| {
             kubelet::run(kubelet.clone(), ready, stop)
         })
         .await?;
-    let network = pod_network::Config::of(node, &files);
+    let network = pod_network::Config::of(node, credentials.kubelet_kubeconfig.clone())?;
     supervisor
         .start("pod-network", move |ready, stop| {
             pod_network::run(network.clone(), ready, stop)
         })
         .await?;
-    let proxy = node.proxy(files.proxy_kubeconfig)?;
+    // It writes to its own Node, which the proxy's user may not.
+    let overlay = node.overlay(credentials.kubelet_kubeconfig)?;
+    supervisor
+        .start("overlay", move |ready, stop| {
+            proxy::overlay::run(overlay.clone(), ready, stop)
+        })
+        .await?;
+    let proxy = node.proxy(credentials.proxy_kubeconfig)?;
     supervisor
         .start("proxy", move |ready, stop| {
             proxy::run(proxy.clone(), ready, stop)
@@ -188,14 +252,14 @@ async fn start_agent(
 async fn start_policy(
     supervisor: &mut Supervisor,
     node: &NodeConfig,
-    files: &AgentFiles,
+    credentials: &Credentials,
     wanted: bool,
 ) -> anyhow::Result<()> {
     if !wanted {
         // An earlier run may have left its rules.
         return Ok(proxy::policy::cleanup(&node.nft_table)?);
     }
-    let policy = node.policy(files.proxy_kubeconfig.clone(), true);
+    let policy = node.policy(credentials.proxy_kubeconfig.clone(), true);
     supervisor
         .start(NETWORK_POLICY, move |ready, stop| {
             proxy::policy::run(policy.clone(), ready, stop)
@@ -203,11 +267,13 @@ async fn start_policy(
         .await
 }
 
-fn kubelet_config(node: &NodeConfig, files: &AgentFiles) -> anyhow::Result<kubelet::Config> {
-    let mut config = node.kubelet(Some(files.kubelet_kubeconfig.clone()))?;
-    config.client_ca_file = Some(files.client_ca.clone());
-    config.tls_cert_file = Some(files.kubelet_cert.clone());
-    config.tls_private_key_file = Some(files.kubelet_key.clone());
+fn kubelet_config(node: &NodeConfig, credentials: &Credentials) -> anyhow::Result<kubelet::Config> {
+    let mut config = node.kubelet(Some(credentials.kubelet_kubeconfig.clone()))?;
+    config.client_ca_file = Some(credentials.client_ca.clone());
+    if let Some((cert, key)) = credentials.serving.clone() {
+        config.tls_cert_file = Some(cert);
+        config.tls_private_key_file = Some(key);
+    }
     Ok(config)
 }
 

@@ -268,12 +268,9 @@ mod tests {
 
     #[test]
     fn a_routed_pod_reaches_its_subnet_through_the_gateway() {
-        let list = serde_json::from_str(&crate::default_conflist(
-            "pw0",
-            "10.42.0.0/24",
-            "10.42.0.0/16",
-            "t",
-        ));
+        let network = crate::PodNetwork::new("pw0", "t", "10.42.0.0/24", "10.42.0.0/16");
+        let list = crate::default_conflist(&network.expect("lists"));
+        let list = serde_json::from_str(&list);
         let list: Value = list.expect("JSON");
         let conf = Conf::parse("", list["plugins"][0].clone()).expect("valid");
         let leased: AddResult = serde_json::from_value(serde_json::json!({

@@ -60,6 +60,13 @@ pub(crate) const NODE: Strategy = Strategy {
                 "node updates may not change podCIDR except from \"\" to valid",
             );
         }
+        let was = json::list(old, "/spec/podCIDRs");
+        if !was.is_empty() && json::list(new, "/spec/podCIDRs") != was {
+            errors.forbidden(
+                "spec.podCIDRs",
+                "node updates may not change podCIDR except from \"\" to valid",
+            );
+        }
         let was = text(old, "/spec/providerID");
         if !was.is_empty() && text(new, "/spec/providerID") != was {
             errors.forbidden(

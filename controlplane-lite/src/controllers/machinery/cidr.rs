@@ -29,6 +29,9 @@ pub enum CidrError {
         /// The longest possible.
         max: u8,
     },
+    /// More than one range of a family.
+    #[error("{0:?} has two ranges of one family; give one of IPv4, one of IPv6, or one of each")]
+    Family(String),
 }
 
 impl FromStr for Cidr {
@@ -84,10 +87,15 @@ impl Cidr {
         if self.v6 { 128 } else { 32 }
     }
 
-    /// The size of a node's range: /24, or /64 for IPv6, as kube-controller-manager's defaults. A
-    /// cluster range that is smaller than that gives all of itself to its only node.
-    pub(crate) fn node_prefix(self) -> u8 {
-        self.prefix.max(if self.v6 { 64 } else { 24 })
+    /// Is it of IPv6?
+    pub(crate) fn is_v6(self) -> bool {
+        self.v6
+    }
+
+    /// The prefix length of a node's range, where `wanted` is asked for. A cluster range that is
+    /// smaller than that gives all of itself to its only node.
+    pub(crate) fn node_prefix(self, wanted: u8) -> u8 {
+        self.prefix.max(wanted.min(self.width()))
     }
 
     /// True if the two ranges share an address.
