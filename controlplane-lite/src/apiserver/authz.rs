@@ -45,6 +45,8 @@ const NODE: &[Rule] = &[
             "namespaces",
             "endpoints",
             "endpointslices.discovery.k8s.io",
+            // An agent has one user for its kubelet and for what enforces policies.
+            "networkpolicies.networking.k8s.io",
             "leases.coordination.k8s.io",
             "events",
             "events.events.k8s.io",
