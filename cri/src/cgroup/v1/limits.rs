@@ -216,13 +216,25 @@ fn cpu(group: &Group, limits: &Cpu) -> Result<()> {
     if let Some(idle) = limits.idle.filter(|idle| *idle != 0) {
         group.set("cpu.idle", idle, "cpu.idle")?;
     }
-    if let Some(period) = limits.realtime_period {
-        group.set("cpu.rt_period_us", period, "cpu.realtimePeriod")?;
+    realtime(group, limits)
+}
+
+/// A period that is too short for the present runtime (EINVAL) may be long enough for the new one.
+fn realtime(group: &Group, limits: &Cpu) -> Result<()> {
+    let period = |value| group.set("cpu.rt_period_us", value, "cpu.realtimePeriod");
+    let first = limits.realtime_period.map(period).transpose();
+    let again = match first {
+        Err(error)
+            if files::errno(&error) == Some(libc::EINVAL) && limits.realtime_runtime.is_some() =>
+        {
+            limits.realtime_period
+        }
+        other => other.map(|_| None)?,
+    };
+    if let Some(runtime) = limits.realtime_runtime {
+        group.set("cpu.rt_runtime_us", runtime, "cpu.realtimeRuntime")?;
     }
-    match limits.realtime_runtime {
-        Some(runtime) => group.set("cpu.rt_runtime_us", runtime, "cpu.realtimeRuntime"),
-        None => Ok(()),
-    }
+    again.map_or(Ok(()), period)
 }
 
 /// A period or burst that does not fit the present quota (EINVAL) may fit the new one.

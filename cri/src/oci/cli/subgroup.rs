@@ -28,7 +28,8 @@ pub(super) fn join(mut join: CgroupJoin, asked: &[String]) -> Outcome<CgroupJoin
             }
             seen.push(controller);
             let dir = join.v1.iter_mut().find(|dir| manages(dir, controller));
-            let dir = dir.ok_or_else(|| invalid(argument, "unknown controller"))?;
+            let unknown = || invalid(argument, &format!("unknown controller {controller}"));
+            let dir = dir.ok_or_else(unknown)?;
             *dir = existing(dir, below, argument)?;
         }
     }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Every limit of the spec, read where the container reads it: in its own cgroup's files.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use super::{Subtree, disk};
@@ -46,6 +48,29 @@ async fn memory() {
         ("memory/memory.low", "33554432"),
     ];
     shows(resources, &v1, &v2).await;
+}
+
+/// The period alone would be too short for the time that the cgroup has so far.
+#[test]
+fn real_time_can_be_cut_to_a_shorter_period() {
+    let tree = Subtree::new();
+    let path = tree.child("c", &json!({}));
+    let dirs = tree.manager.join(&path).v1;
+    let has = |dir: &&String| Path::new(dir).join("cpu.rt_runtime_us").exists();
+    // Not on v2, and not in every kernel.
+    let Some(dir) = dirs.iter().find(has) else {
+        return;
+    };
+    let parent = Path::new(dir).parent().expect("a parent");
+    std::fs::write(parent.join("cpu.rt_runtime_us"), "500000").expect("writes");
+    for (period, runtime) in [(1_000_000, 400_000), (10_000, 3_000), (900_000, 300_000)] {
+        let cpu = json!({"cpu": {"realtimePeriod": period, "realtimeRuntime": runtime}});
+        tree.apply(&path, &cpu).expect("applies");
+        for (file, value) in [("cpu.rt_period_us", period), ("cpu.rt_runtime_us", runtime)] {
+            let text = std::fs::read_to_string(Path::new(dir).join(file)).expect("reads");
+            assert_eq!(text.trim(), value.to_string(), "{file}");
+        }
+    }
 }
 
 #[tokio::test]
