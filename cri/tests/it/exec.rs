@@ -3,7 +3,7 @@
 
 use cri::v1;
 
-use crate::node::{shell, test, words};
+use crate::node::{self, shell, test, words};
 
 #[test]
 fn exec_gives_output_code_and_a_deadline() {
@@ -131,8 +131,13 @@ fn limits_are_applied_updated_and_counted() {
                 .into_inner()
                 .stats
                 .unwrap();
-            let memory = stats.memory.unwrap();
-            assert!(stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value > 0);
+            let (memory, cpu) = (stats.memory.unwrap(), stats.cpu.unwrap());
+            assert!(cpu.usage_core_nano_seconds.unwrap().value > 0);
+            if node::counts_pressure() {
+                for pressure in [cpu.psi, memory.psi, stats.io.unwrap().psi] {
+                    assert!(pressure.unwrap().some.is_some());
+                }
+            }
             memory.available_bytes.unwrap().value + memory.working_set_bytes.unwrap().value
         };
         assert_eq!(available().await, 64 << 20);

@@ -730,6 +730,11 @@ pub(crate) fn cgroup_value(node: &Handle, id: &str, controller: &str, file: &str
     fs::read_to_string(path).unwrap().trim().to_owned()
 }
 
+/// Whether the kernel counts the pressure of a container's cgroup: on v2 only.
+pub(crate) fn counts_pressure() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists() && Path::new("/proc/pressure").exists()
+}
+
 /// Bytes of memory that a container may have.
 pub(crate) fn memory_limit(node: &Handle, id: &str) -> String {
     let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
