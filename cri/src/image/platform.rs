@@ -48,7 +48,7 @@ impl Platform {
         self.architecture.make_ascii_lowercase();
         let variant = self.variant.take().filter(|variant| !variant.is_empty());
         let variant = variant.map(|variant| match variant.as_bytes()[0] {
-            b'0'..=b'9' => format!("v{variant}"),
+            b'0'..=b'9' => format!("v{}", variant.to_ascii_lowercase()),
             _ => variant.to_ascii_lowercase(),
         });
         let (architecture, variant) = match (self.architecture.as_str(), variant.as_deref()) {
@@ -224,6 +224,14 @@ mod tests {
         assert_eq!(rank("linux/amd64/v3", "linux/amd64/v4"), None);
         assert_eq!(rank("linux/amd64", "linux/amd64/v2"), None);
         assert_eq!(rank("linux/amd64", "linux/amd64/v1"), Some(0));
+    }
+
+    #[test]
+    fn a_normal_form_is_its_own() {
+        for text in ["linux/ARM/7A", "Linux/X86_64/1", "linux/other/9Xy"] {
+            let platform: Platform = text.parse().unwrap();
+            assert_eq!(platform.to_string().parse(), Ok(platform), "{text}");
+        }
     }
 
     #[test]
