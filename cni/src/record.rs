@@ -15,6 +15,9 @@ use crate::network::{Attached, Error, chain};
 use crate::types::AddResult;
 
 const KIND: &str = "podwright-attachment/v1";
+/// Extensions of a record's file, and of what is written to the side of it.
+const RECORD: &str = "json";
+const SIDE: &str = "tmp";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -91,7 +94,7 @@ impl Records {
     /// Written to the side and renamed, so that a reader sees the old one or the new one.
     pub(crate) fn write(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(&record.attachment.container_id, &record.attachment.ifname);
-        let side = path.with_extension("tmp");
+        let side = side(&path);
         let text = serde_json::to_vec(record).expect("plain data always encodes");
         fs::create_dir_all(&self.dir)
             .and_then(|()| fs::write(&side, text))
@@ -109,6 +112,8 @@ impl Records {
 
     pub(crate) fn remove(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(&record.attachment.container_id, &record.attachment.ifname);
+        // Left by a writer that was killed. Absent as a rule; what stays, `all` removes.
+        let _ = fs::remove_file(side(&path));
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::State {
                 what: "removing",
@@ -120,19 +125,27 @@ impl Records {
     }
 
     /// Every record. One that cannot be read (the disk was full, the power failed) is no reason to
-    /// stop; it is removed if it is of no attachment in `valid`, which then has nothing but it.
+    /// stop; it is removed if it is of no attachment in `valid`, which then has nothing but it. So is
+    /// one that a killed writer did not finish.
     pub(crate) fn all(&self, valid: &[(String, String)]) -> Result<Vec<Record>, Error> {
+        let is_valid = |path: &Path| {
+            valid
+                .iter()
+                .any(|(id, ifname)| self.path(id, ifname) == path)
+        };
+        for unfinished in self.paths(SIDE)? {
+            if !is_valid(&unfinished.with_extension(RECORD)) {
+                // What stays is looked at again next time.
+                let _ = fs::remove_file(&unfinished);
+            }
+        }
         let mut records = Vec::new();
-        for path in self.paths()? {
+        for path in self.paths(RECORD)? {
             match read(&path) {
                 Ok(record) => records.extend(record),
                 Err(error) => {
                     tracing::warn!(error = %chain(&error), "passing over an attachment's record");
-                    if !valid
-                        .iter()
-                        .any(|(id, ifname)| self.path(id, ifname) == path)
-                    {
-                        // What stays is looked at again next time.
+                    if !is_valid(&path) {
                         let _ = fs::remove_file(&path);
                     }
                 }
@@ -143,7 +156,7 @@ impl Records {
 
     /// Every record that can be read.
     pub(crate) fn readable(&self) -> Result<Vec<Record>, Error> {
-        let paths = self.paths()?.into_iter();
+        let paths = self.paths(RECORD)?.into_iter();
         Ok(paths
             .filter_map(|path| read(&path).ok().flatten())
             .collect())
@@ -151,7 +164,7 @@ impl Records {
 
     /// Every record that can be read, with the name of its attachment.
     pub(crate) fn named(&self) -> Result<Vec<(String, Record)>, Error> {
-        let paths = self.paths()?.into_iter();
+        let paths = self.paths(RECORD)?.into_iter();
         let one = |path: PathBuf| {
             let name = path.file_name()?.to_str().and_then(name)?;
             Some((name.to_owned(), read(&path).ok().flatten()?))
@@ -164,7 +177,8 @@ impl Records {
         read(&self.dir.join(format!("{name}{ENDING}")))
     }
 
-    fn paths(&self) -> Result<Vec<PathBuf>, Error> {
+    /// Files with this extension.
+    fn paths(&self, extension: &str) -> Result<Vec<PathBuf>, Error> {
         let unreadable = |source| Error::State {
             what: "reading",
             path: self.dir.clone(),
@@ -177,12 +191,16 @@ impl Records {
         let mut paths = Vec::new();
         for entry in entries {
             let path = entry.map_err(unreadable)?.path();
-            if path.extension().is_some_and(|e| e == "json") {
+            if path.extension().is_some_and(|e| e == extension) {
                 paths.push(path);
             }
         }
         Ok(paths)
     }
+}
+
+fn side(path: &Path) -> PathBuf {
+    path.with_extension(SIDE)
 }
 
 fn read(path: &Path) -> Result<Option<Record>, Error> {
@@ -201,4 +219,52 @@ fn read(path: &Path) -> Result<Option<Record>, Error> {
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
     }
     Ok(Some(record))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> Record {
+        Record {
+            kind: KIND.to_owned(),
+            network: "n".to_owned(),
+            attachment: Attachment {
+                container_id: id.to_owned(),
+                netns: "/run/netns/x".into(),
+                ifname: "eth0".to_owned(),
+                pod_name: String::new(),
+                pod_namespace: String::new(),
+                pod_uid: String::new(),
+                capabilities: Default::default(),
+            },
+            list: Value::Null,
+            result: None,
+        }
+    }
+
+    #[test]
+    fn what_a_killed_writer_leaves_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(dir.path());
+        records.write(&record("a")).unwrap();
+        for id in ["a", "making", "gone"] {
+            fs::write(side(&records.path(id, "eth0")), "{").unwrap();
+        }
+        let valid = ["a", "making"].map(|id| (id.to_owned(), "eth0".to_owned()));
+        assert_eq!(records.all(&valid).unwrap().len(), 1);
+        let names = || -> Vec<String> {
+            let entries = fs::read_dir(dir.path()).unwrap().flatten();
+            let mut names: Vec<_> = entries
+                .map(|e| e.file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(), ["a-eth0.json", "a-eth0.tmp", "making-eth0.tmp"]);
+        records.remove(&record("a")).unwrap();
+        assert_eq!(names(), ["making-eth0.tmp"]);
+        assert_eq!(records.all(&[]).unwrap().len(), 0);
+        assert_eq!(names(), Vec::<String>::new());
+    }
 }
