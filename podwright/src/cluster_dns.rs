@@ -10,6 +10,8 @@ use cni::cidr::{Cidr, from_bits, to_bits};
 use crate::node_config::NodeConfig;
 use crate::supervise::Supervisor;
 
+/// Addresses of Services, where nothing else is said.
+pub(crate) const DEFAULT_SERVICE_CIDR: &str = "10.43.0.0/16";
 /// The name of this part for `--disable`.
 pub(crate) const PART: &str = "dns";
 /// Which address of the Services' range cluster DNS has, as everywhere else.
@@ -19,7 +21,7 @@ const TENTH: u128 = 10;
 ///
 /// # Errors
 /// When the range cannot be read, or has no tenth address.
-pub(crate) fn default_address(service_cidr: &str) -> anyhow::Result<IpAddr> {
+fn default_address(service_cidr: &str) -> anyhow::Result<IpAddr> {
     let range: Cidr = service_cidr.parse().context("service-cidr")?;
     let first = to_bits(range.network().addr);
     ensure!(
@@ -27,6 +29,14 @@ pub(crate) fn default_address(service_cidr: &str) -> anyhow::Result<IpAddr> {
         "service-cidr: {service_cidr} has no tenth address for cluster DNS; give one with --cluster-dns"
     );
     Ok(from_bits(first + TENTH, range.is_ipv4()))
+}
+
+/// Gives cluster DNS its address in `node`, unless the operator has.
+pub(crate) fn complete(node: &mut NodeConfig, service_cidr: &str) -> anyhow::Result<()> {
+    if node.cluster_dns.is_empty() {
+        node.cluster_dns.push(default_address(service_cidr)?);
+    }
+    Ok(())
 }
 
 /// Where it is kept which addresses were put on `lo`.

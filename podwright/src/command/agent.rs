@@ -12,7 +12,7 @@ use kube::config::Kubeconfig;
 use tracing::info;
 
 use super::run_node;
-use super::server::{Credentials, Parts, start_node};
+use super::server::{Credentials, NETWORK_POLICY, Parts, start_node};
 use crate::cluster_dns;
 use crate::data_lock::DataLock;
 use crate::node_config::NodeFlags;
@@ -27,10 +27,6 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "FILE", env = "PODWRIGHT_KUBECONFIG")]
     kubeconfig: PathBuf,
 
-    /// Addresses of Services, as the server has them [default: 10.43.0.0/16]
-    #[arg(long, value_name = "CIDR", env = "PODWRIGHT_SERVICE_CIDR")]
-    service_cidr: Option<String>,
-
     /// CA of the clients that the node API trusts [default: the kubeconfig's cluster's]
     #[arg(long, value_name = "FILE")]
     client_ca_file: Option<PathBuf>,
@@ -42,15 +38,36 @@ pub(crate) struct AgentArgs {
     /// Key of that certificate
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
+
+    /// Addresses of Services, as the server has them; cluster DNS is the tenth, unless --cluster-dns
+    /// says otherwise
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "PODWRIGHT_SERVICE_CIDR",
+        default_value = cluster_dns::DEFAULT_SERVICE_CIDR
+    )]
+    service_cidr: String,
+
+    /// Leave out a part: network-policy, or dns (its address stays for another)
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        value_parser = [NETWORK_POLICY, cluster_dns::PART]
+    )]
+    disable: Vec<String>,
 }
 
 pub(crate) fn main(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let flags = args.node.clone();
     let mut node = flags.clone().resolve()?;
-    let service_cidr = args.service_cidr.unwrap_or_else(|| "10.43.0.0/16".into());
-    if node.cluster_dns.is_empty() {
-        node.cluster_dns = vec![cluster_dns::default_address(&service_cidr)?];
-    }
+    cluster_dns::complete(&mut node, &args.service_cidr)?;
+    let wanted = |part: &str| !args.disable.iter().any(|name| name == part);
+    let parts = Parts {
+        policy: wanted(NETWORK_POLICY),
+        dns: wanted(cluster_dns::PART).then(|| args.service_cidr.clone()),
+    };
     let _lock = DataLock::take(&node.data_dir)?;
     let client_ca = match args.client_ca_file {
         Some(file) => file,
@@ -71,10 +88,6 @@ pub(crate) fn main(args: AgentArgs) -> anyhow::Result<ExitCode> {
                 cri::run(config.clone(), ready, stop)
             })
             .await?;
-        let parts = Parts {
-            dns: Some(&service_cidr),
-            policy: true,
-        };
         start_node(&mut supervisor, &node, credentials, parts).await?;
         info!(node = node.node_name, "the node is running");
         supervisor.run_until_stopped().await?;

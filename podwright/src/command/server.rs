@@ -23,7 +23,7 @@ use crate::pod_network;
 use crate::supervise::Supervisor;
 
 /// In `--disable`: NetworkPolicies are not enforced.
-const NETWORK_POLICY: &str = "network-policy";
+pub(super) const NETWORK_POLICY: &str = "network-policy";
 
 #[derive(Args)]
 pub(crate) struct ServerArgs {
@@ -84,10 +84,13 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let flags = args.node.clone();
     let mut node = flags.clone().resolve()?;
     let with_agent = !args.disable_agent;
-    let with_dns = !args.disable.iter().any(|part| part == cluster_dns::PART);
-    let with_policy = !args.disable.iter().any(|name| name == NETWORK_POLICY);
+    let left_out = |part: &str| args.disable.iter().any(|name| name == part);
+    let (policy, with_dns) = (!left_out(NETWORK_POLICY), !left_out(cluster_dns::PART));
     let control_plane = control_plane_config(args, &mut node)?;
-    let service_cidr = control_plane.service_cidr.clone();
+    let parts = Parts {
+        policy,
+        dns: with_dns.then(|| control_plane.service_cidr.clone()),
+    };
     let _lock = DataLock::take(&node.data_dir)?;
     run_node(&node, async {
         let mut supervisor = Supervisor::new()?;
@@ -111,10 +114,6 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
             })
             .await?;
         if with_agent {
-            let parts = Parts {
-                dns: with_dns.then_some(service_cidr.as_str()),
-                policy: with_policy,
-            };
             start_agent(&mut supervisor, &node, &url, parts).await?;
         }
         info!(
@@ -131,11 +130,9 @@ fn control_plane_config(
     args: ServerArgs,
     node: &mut NodeConfig,
 ) -> anyhow::Result<controlplane_lite::Config> {
-    let service_cidr = args.service_cidr.unwrap_or_else(|| "10.43.0.0/16".into());
-    if node.cluster_dns.is_empty() {
-        node.cluster_dns
-            .push(cluster_dns::default_address(&service_cidr)?);
-    }
+    let default = cluster_dns::DEFAULT_SERVICE_CIDR;
+    let service_cidr = args.service_cidr.unwrap_or_else(|| default.into());
+    cluster_dns::complete(node, &service_cidr)?;
     let disable: BTreeSet<String> = args.disable.into_iter().collect();
     let advertise_address = match args.advertise_address {
         Some(address) => address,
@@ -170,7 +167,7 @@ async fn start_agent(
     supervisor: &mut Supervisor,
     node: &NodeConfig,
     url: &str,
-    parts: Parts<'_>,
+    parts: Parts,
 ) -> anyhow::Result<()> {
     let addresses = node.node_ips()?;
     let files =
@@ -194,13 +191,12 @@ pub(super) struct Credentials {
     pub(super) serving: Option<(PathBuf, PathBuf)>,
 }
 
-/// Parts of a node that can be left out.
-#[derive(Clone, Copy)]
-pub(super) struct Parts<'a> {
-    /// Serve cluster DNS, with Services in this range.
-    pub(super) dns: Option<&'a str>,
-    /// Enforce NetworkPolicies.
+/// What of a node may be left out.
+pub(super) struct Parts {
+    /// NetworkPolicies are enforced.
     pub(super) policy: bool,
+    /// This node serves cluster DNS, in this range of Services.
+    pub(super) dns: Option<String>,
 }
 
 /// Starts what a node runs beside its runtime: the clients of the API server.
@@ -208,19 +204,19 @@ pub(super) async fn start_node(
     supervisor: &mut Supervisor,
     node: &NodeConfig,
     credentials: Credentials,
-    parts: Parts<'_>,
+    parts: Parts,
 ) -> anyhow::Result<()> {
     std::fs::create_dir_all(&node.pod_manifest_path)
         .with_context(|| format!("creating {}", node.pod_manifest_path.display()))?;
-    // Before the kubelet, so that pods find it.
-    match parts.dns {
+    // Both before the kubelet: pods find DNS, and none starts before policies hold.
+    start_policy(supervisor, node, &credentials, parts.policy).await?;
+    match &parts.dns {
         Some(services) => {
             let kubeconfig = credentials.proxy_kubeconfig.clone();
             cluster_dns::start(supervisor, node, kubeconfig, services).await?;
         }
         None => cluster_dns::remove(node)?,
     }
-    start_policy(supervisor, node, &credentials, parts.policy).await?;
     let kubelet = kubelet_config(node, &credentials)?;
     supervisor
         .start("kubelet", move |ready, stop| {
@@ -248,7 +244,6 @@ pub(super) async fn start_node(
         .await
 }
 
-/// Before the kubelet, so that no pod starts before policies hold.
 async fn start_policy(
     supervisor: &mut Supervisor,
     node: &NodeConfig,
