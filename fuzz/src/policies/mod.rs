@@ -306,7 +306,7 @@ fn probe(input: &mut Input<'_>, world: &World, ruleset: &Ruleset) {
     // Translated on its way: the header has another address than the connection will have.
     let dport = pick(input, &NUMBERS);
     let answer = flag(input);
-    let tracked = if input.byte() % 16 == 0 {
+    let tracked = if input.byte().is_multiple_of(16) {
         Tracked::Nothing
     } else {
         Tracked::Known { src, dst, dport }

@@ -39,7 +39,7 @@ impl Block {
             if from > at {
                 ranges.push((at, (from - 1).min(last)));
             }
-            next = Some(at.max(to.checked_add(1).unwrap_or(u128::MAX)));
+            next = Some(at.max(to.saturating_add(1)));
             if to >= last {
                 next = None;
             }

@@ -18,9 +18,6 @@ use tokio::sync::mpsc;
 pub(crate) const SERVICES: &str = "/api/v1/services";
 pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 pub(crate) const NODES: &str = "/api/v1/nodes";
-pub(crate) const PODS: &str = "/api/v1/pods";
-pub(crate) const NAMESPACES: &str = "/api/v1/namespaces";
-pub(crate) const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 
 type Watchers = Vec<(String, mpsc::UnboundedSender<String>)>;
 

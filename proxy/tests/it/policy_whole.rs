@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{Api, NAMESPACES, PODS, POLICIES};
+use crate::api::Api;
 use crate::host::{Host, at, inside};
 use crate::place::{in_new_host, run, serve_tcp};
 use crate::whole::within;
 
 const TABLE: &str = "pwt-policy";
+const PODS: &str = "/api/v1/pods";
+const NAMESPACES: &str = "/api/v1/namespaces";
+const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 
 struct Running {
     stop: CancellationToken,
