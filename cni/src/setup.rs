@@ -58,7 +58,8 @@ impl PodNetwork {
 }
 
 /// The configuration list that podwright writes when the administrator has given none: a bridge
-/// with host-local addresses, masquerade of what leaves the cluster, host ports, and a loopback.
+/// with host-local addresses, masquerade of what leaves the cluster, host ports, limits of bandwidth for
+/// pods that have the annotations, and a loopback.
 pub fn default_conflist(network: &PodNetwork) -> String {
     let table = format!("{}-cni", network.nft_table);
     let ranges: Vec<_> = network
@@ -98,13 +99,14 @@ pub fn default_conflist(network: &PodNetwork) -> String {
                 "capabilities": { "portMappings": true },
                 "podwright": { "table": table }
             },
+            { "type": "bandwidth", "capabilities": { "bandwidth": true } },
             { "type": "loopback" }
         ]
     });
     format!("{list:#}\n")
 }
 
-/// Remove the bridge (and with it every pod's link) and the table `<nft_table>-cni` from the
+/// Remove the bridge (and with it every pod's link) and the tables `<nft_table>-cni` from the
 /// network namespace of the calling thread. Idempotent. Blocks for some milliseconds.
 pub fn cleanup(bridge: &str, nft_table: &str) -> Result<(), CleanupError> {
     let mut route = Route::open().map_err(CleanupError::Socket)?;
@@ -113,7 +115,9 @@ pub fn cleanup(bridge: &str, nft_table: &str) -> Result<(), CleanupError> {
     }
     let mut socket = nft::Socket::open().map_err(CleanupError::Socket)?;
     let table = format!("{nft_table}-cni");
-    socket
-        .delete_table(Family::Inet, &table)
+    // The second is there only where a network has `macspoofchk`.
+    [Family::Inet, Family::Bridge]
+        .into_iter()
+        .try_for_each(|family| socket.delete_table(family, &table))
         .map_err(CleanupError::Rules)
 }

@@ -6,10 +6,6 @@
 //! measures; it asserts nothing.
 
 #[path = "../../proxy/tests/it/api.rs"]
-#[expect(
-    dead_code,
-    reason = "the policies' tests watch more kinds than benchmarks do"
-)]
 mod api;
 mod cni;
 mod cri;

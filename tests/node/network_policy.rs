@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use cni::nft::{Family, Socket};
 use tests::{TestHost, wait_until};
 
 const PODS: &str = r#"
@@ -162,8 +163,10 @@ fn policies_hold_from_the_first_packet_on() -> Result<()> {
     host.apply(DENY)?;
     soon("it is closed again", || !gets(&host, near, &direct))?;
     server.kill()?;
-    let table = host.sh("nft list table inet podwright-policy")?;
-    assert!(table.contains(&ip), "{table}");
+    let rules = cni::netns::run(&host.netns(), || -> Result<_> {
+        Ok(Socket::open()?.rules(Family::Inet, "podwright-policy")?)
+    })?;
+    assert!(!rules?.is_empty(), "the rules are gone with the server");
     let server = host.server()?;
     assert!(!gets(&host, near, &direct));
     host.kubectl_ok(&["delete", "netpol", "--all"])?;
