@@ -93,8 +93,8 @@ fn gets(host: &TestHost, pod: &[&str], address: &str) -> bool {
     page.is_ok_and(|page| page == "served\n")
 }
 
-fn soon(what: &str, mut holds: impl FnMut() -> bool) -> Result<()> {
-    wait_until(what, Duration::from_secs(30), || holds())
+fn soon(what: &str, holds: impl FnMut() -> bool) -> Result<()> {
+    wait_until(what, Duration::from_secs(30), holds)
 }
 
 #[test]

@@ -116,7 +116,7 @@ mod tests {
     fn rubbish_is_refused() {
         let many = format!(
             r#"{{"backend":"vxlan","addresses":[{}]}}"#,
-            vec!["\"10.0.0.1\""; 9].join(",")
+            ["\"10.0.0.1\""; 9].join(",")
         );
         for text in [
             "",
