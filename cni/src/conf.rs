@@ -485,7 +485,7 @@ mod tests {
             network.mtu = Some(1450);
             let raw = serde_json::from_str(&crate::default_conflist(&network)).expect("JSON");
             let list = parse(raw).expect("valid");
-            assert_eq!(list.plugins.len(), 3);
+            assert_eq!(list.plugins.len(), 4);
         }
     }
 }
