@@ -119,7 +119,7 @@ fn the_way_of_a_packet_is_told() -> Result<()> {
             &format!("to {cluster_ip}:80, in by pw0"),
             "podwright prerouting: a Service's address and port",
             "-> to pick4-1",
-            &format!("to {web}:8080, out by pw0"),
+            &format!("to {web}:8080, in by pw0, out by pw0"),
             "Connected after",
         ],
     );
