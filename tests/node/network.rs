@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tests::host::stdout_of;
-use tests::{TestHost, wait_for};
+use tests::{TestHost, wait_for, wait_until};
 
 const PODS: &str = r#"
 apiVersion: v1
@@ -120,6 +120,7 @@ fn the_way_of_a_packet_is_told() -> Result<()> {
             "podwright prerouting: a Service's address and port",
             "-> to pick4-1",
             &format!("to {web}:8080, in by pw0, out by pw0"),
+            "podwright-policy forward: no policy on egress forbids it",
             "Connected after",
         ],
     );
@@ -142,7 +143,11 @@ fn the_way_of_a_packet_is_told() -> Result<()> {
     let failed = network(&host, &["pod", "none"]).expect_err("there is no such pod");
     says(&format!("{failed:#}"), &["pods \"none\" not found"]);
     host.kubectl_ok(&["delete", "pod", "web", "client", "--timeout=60s"])?;
-    assert_eq!(limiting()?, "0\n");
+    wait_until(
+        "the limit is gone with its pod",
+        Duration::from_secs(30),
+        || limiting().is_ok_and(|links| links == "0\n"),
+    )?;
     server.stop()?;
     host.down()
 }

@@ -298,11 +298,13 @@ fn known_pods(t: &mut Transaction, bridge: &str) {
                 map(Set::Pods(ipv4), 0, WORD),
                 Expr::Verdict(Verdict::Return),
             ]);
-            t.rule(chain, known);
+            t.commented_rule(chain, "a pod that is known here", known);
         }
-        t.rule(chain, vec![Expr::Verdict(Verdict::Drop)]);
+        let drop = vec![Expr::Verdict(Verdict::Drop)];
+        t.commented_rule(chain, "an address whose pod is not known yet", drop);
         let jump = Expr::Verdict(Verdict::Jump(chain.to_owned()));
-        t.rule("forward", vec![link(Register(0)), is_link(bridge), jump]);
+        let rule = vec![link(Register(0)), is_link(bridge), jump];
+        t.commented_rule("forward", "to or from a pod of this node", rule);
     }
 }
 
@@ -319,7 +321,8 @@ fn untracked(t: &mut Transaction) {
                     compare(CmpOp::Neq, class, 0),
                     Expr::Verdict(Verdict::Drop),
                 ]);
-                t.rule("untracked", rule);
+                let comment = "of no connection, and a pod that policies select";
+                t.commented_rule("untracked", comment, rule);
             }
         }
     }
@@ -329,7 +332,7 @@ fn untracked(t: &mut Transaction) {
 fn gates(t: &mut Transaction) {
     let mut stray = Expr::state_without_connection().to_vec();
     stray.push(goto("untracked"));
-    t.rule("forward", stray);
+    t.commented_rule("forward", "a packet of no connection", stray);
     let gate = |address: fn(bool, u8) -> Expr, class: u8, ipv4: bool, chain: &str| {
         let mut rule = Expr::family(ipv4).to_vec();
         rule.extend([
@@ -342,10 +345,16 @@ fn gates(t: &mut Transaction) {
         rule
     };
     for ipv4 in BOTH {
-        t.rule("forward", gate(source, PEER, ipv4, "egress"));
-        t.rule("ingress", gate(destination, CLASS, ipv4, "ingress"));
+        let from = gate(source, PEER, ipv4, "egress");
+        t.commented_rule("forward", "policies select who began it, for egress", from);
+        let to = gate(destination, CLASS, ipv4, "ingress");
+        t.commented_rule("ingress", "policies select whom it is for, for ingress", to);
     }
-    t.rule("forward", vec![goto("ingress")]);
+    t.commented_rule(
+        "forward",
+        "no policy on egress forbids it",
+        vec![goto("ingress")],
+    );
 }
 
 /// Who is at the other end, for a rule.
@@ -373,11 +382,11 @@ fn judge(t: &mut Transaction, ipv4: bool, egress: bool) {
     };
     let accept = Expr::Verdict(Verdict::Accept);
     let both = vec![source(ipv4, 0), destination(ipv4, width), itself, accept];
-    t.rule(&chain, both);
+    t.commented_rule(&chain, "a pod and itself", both);
     for other in [Other::Pod, Other::Block, Other::Anyone] {
         let mut all = list_of(ipv4, egress, other);
         all.extend([compare(CmpOp::Eq, LIST, ALL), pass()]);
-        t.rule(&chain, all);
+        t.commented_rule(&chain, "a policy allows this peer, on all ports", all);
         for set in [Set::Ports, Set::Ranges] {
             let mut some = list_of(ipv4, egress, other);
             some.extend([
@@ -397,10 +406,11 @@ fn judge(t: &mut Transaction, ipv4: bool, egress: bool) {
                 },
                 pass(),
             ]);
-            t.rule(&chain, some);
+            t.commented_rule(&chain, "a policy allows this peer, on this port", some);
         }
     }
-    t.rule(&chain, vec![Expr::Verdict(Verdict::Drop)]);
+    let drop = vec![Expr::Verdict(Verdict::Drop)];
+    t.commented_rule(&chain, "no policy allows it", drop);
 }
 
 /// Look up the list of ports that the pod and the other end have.
