@@ -18,6 +18,12 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
+# The first memory cgroup has the kernel rewrite an instruction of its allocator. An emulated processor
+# that runs it at that moment may never get past it. So it happens here, while nothing else does.
+echo +memory >/sys/fs/cgroup/cgroup.subtree_control
+mkdir /sys/fs/cgroup/first
+rmdir /sys/fs/cgroup/first
+echo -memory >/sys/fs/cgroup/cgroup.subtree_control
 mount --make-rshared /
 hostname guest
 ip link set lo up

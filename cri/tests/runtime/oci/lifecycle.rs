@@ -73,8 +73,12 @@ fn a_created_container_ends_when_it_is_asked_to() {
     // The program has the defaults, as ever: the first of a pid namespace is not ended by TERM.
     let bundle = Bundle::new("exec sleep 1000", &[]).started();
     bundle.ok(&["kill", &bundle.id, "TERM"]);
-    let caught = format!("/proc/{}/status", bundle.state()["pid"]);
-    let caught = std::fs::read_to_string(caught).expect("reads");
+    let status = format!("/proc/{}/status", bundle.state()["pid"]);
+    let mut caught = String::new();
+    wait_for("the shell is the program", || {
+        caught = std::fs::read_to_string(&status).expect("reads");
+        caught.starts_with("Name:\tsleep")
+    });
     assert!(caught.contains("SigCgt:\t0000000000000000"), "{caught}");
     bundle.ok(&["delete", "--force", &bundle.id]);
 }
