@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::digest::{Digest, Hashing};
 use super::disk::{self, Disk, Lock, Mode, Session, blob_name, blocking, layer_name};
 use super::error::{ContentError, ImageError};
+use super::implied;
 use super::layer::{self, Unpacked};
 use super::manifest::Descriptor;
 use super::records::{self, ImageRecord, LayerOf, LayerRecord, RefRecord};
@@ -190,7 +191,7 @@ pub(crate) fn place_layer(
     // A directory without its record is what a crash left between these two steps.
     rooted::remove_path(&target).map_err(|e| ImageError::storage("removing", &target, e))?;
     disk::rename(temporary, &target)?;
-    let record = LayerRecord::new(diff_id.clone(), unpacked.bytes, unpacked.inodes);
+    let record = LayerRecord::new(diff_id.clone(), unpacked);
     records::write_unsynced(&disk.layer_record(diff_id), &record)
 }
 
@@ -209,7 +210,7 @@ pub(crate) async fn commit(
             pinned: known.as_ref().is_some_and(|known| known.pinned),
             ..record
         };
-        let mut changed = false;
+        let mut changed = implied::complete(&disk, &record.layers)?;
         if known.as_ref() != Some(&record) {
             // All that the record refers to must outlive a power cut if the record does.
             disk.sync()?;

@@ -3,8 +3,8 @@
 //!
 //! OCI image specification, `layer.md`: `.wh.NAME` becomes a character device 0:0, and
 //! `.wh..wh..opq` the attribute `trusted.overlay.opaque=y` of its directory (kernel documentation,
-//! `filesystems/overlayfs`). So a layer is unpacked once, whatever lies below it. The price, as with
-//! Docker's overlay2 driver: a directory that the archive implies without listing it gets 0755 root.
+//! `filesystems/overlayfs`). So a layer is unpacked once, whatever lies below it. A directory that the
+//! archive implies without listing it gets 0755 root here, and what lies below decides later ([`implied`](super::implied)).
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -25,6 +25,7 @@ use xattr::FileExt;
 
 use super::digest::{Algorithm, Digest, Hashing};
 use super::error::ContentError;
+use super::implied::MOST;
 use super::pipe::{ChunkSender, pipe};
 use super::rooted::{RelativePath, Root, is_directory, is_whiteout, look, remove_tree};
 use super::tar_stream::{Entry, Kind, Limits, TarStream, bad};
@@ -46,6 +47,8 @@ pub(crate) struct Unpacked {
     pub(crate) diff_id: Digest,
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
+    /// Directories that no entry lists, those above first.
+    pub(crate) implied: Vec<String>,
 }
 
 /// Hands the uncompressed content of a blob to `work`. The form is told by the first bytes, as
@@ -153,11 +156,13 @@ fn content_into(
     }
     stream.drain()?;
     writer.finish()?;
+    let implied = writer.implied();
     let (diff_id, _, _) = stream.into_inner().finish();
     Ok(Unpacked {
         diff_id,
         bytes: writer.bytes,
         inodes: writer.inodes,
+        implied,
     })
 }
 
@@ -367,6 +372,28 @@ impl Writer {
         own_at(at, name, entry)
     }
 
+    /// A name that is no text is none that a build tool leaves out.
+    fn implied(&self) -> Vec<String> {
+        let unlisted = self.directories.iter().filter(|(_, time)| time.is_none());
+        let there = unlisted.filter(|(path, _)| self.has_directory(path).unwrap_or(false));
+        let names = there.filter_map(|(path, _)| path.to_str());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort();
+        names.truncate(MOST);
+        names
+    }
+
+    /// Whether it is below the root and still a directory, not a link to one.
+    fn has_directory(&self, path: &Path) -> io::Result<bool> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Ok(false);
+        };
+        let parent = self.root.directory(parent)?;
+        Ok(look(parent.as_fd(), name)?
+            .as_ref()
+            .is_some_and(is_directory))
+    }
+
     /// Times of directories.
     fn finish(&self) -> Result<(), ContentError> {
         for (path, mtime) in &self.directories {
@@ -409,8 +436,7 @@ fn own_at(at: BorrowedFd<'_>, name: &OsStr, entry: &Entry) -> io::Result<()> {
 fn set_xattrs(entry: &Entry, set: impl Fn(&OsStr, &[u8]) -> io::Result<()>) -> io::Result<()> {
     for (name, value) in &entry.xattrs {
         // Overlay takes orders from these: a layer must not redirect a directory elsewhere.
-        let bytes = name.as_bytes();
-        if bytes.starts_with(b"trusted.overlay.") || bytes.starts_with(b"user.overlay.") {
+        if is_overlays(name) {
             return Err(io::Error::other(bad(
                 &entry.name(),
                 format!("the attribute {name:?} is not for layers to set"),
@@ -425,6 +451,12 @@ fn set_xattrs(entry: &Entry, set: impl Fn(&OsStr, &[u8]) -> io::Result<()>) -> i
         }
     }
     Ok(())
+}
+
+/// An attribute by which overlay keeps its books.
+pub(crate) fn is_overlays(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.")
 }
 
 fn set_time(at: BorrowedFd<'_>, name: &OsStr, mtime: (i64, i64)) -> io::Result<()> {

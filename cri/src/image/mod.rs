@@ -35,6 +35,7 @@ pub mod error;
 mod export;
 mod gc;
 mod heal;
+mod implied;
 mod import;
 mod intake;
 mod layer;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::digest::Digest;
 use super::disk::{self, Disk};
 use super::error::ImageError;
+use super::layer::Unpacked;
 use super::types::Image;
 
 const VERSION: u32 = 1;
@@ -56,6 +57,9 @@ pub(crate) struct LayerRecord {
     pub(crate) diff_id: Digest,
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
+    /// Directories that wait for what lies below them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) implied: Vec<String>,
 }
 
 /// `leases/<digest of owner>.json`
@@ -105,12 +109,13 @@ impl RefRecord {
 }
 
 impl LayerRecord {
-    pub(crate) fn new(diff_id: Digest, bytes: u64, inodes: u64) -> Self {
+    pub(crate) fn new(diff_id: Digest, unpacked: Unpacked) -> Self {
         LayerRecord {
             version: VERSION,
             diff_id,
-            bytes,
-            inodes,
+            bytes: unpacked.bytes,
+            inodes: unpacked.inodes,
+            implied: unpacked.implied,
         }
     }
 }

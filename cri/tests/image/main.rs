@@ -7,6 +7,7 @@ mod credentials;
 mod damage;
 mod full;
 mod images;
+mod implied;
 mod killed;
 mod liar;
 mod local;

@@ -136,6 +136,20 @@ fn files_directories_and_links_arrive_with_mode_owner_and_time() {
 }
 
 #[test]
+fn directories_that_no_entry_lists_are_told() {
+    let tar = archive(&[
+        (b'0', "a/b/x", "", ""),
+        (b'0', "listed/x", "", ""),
+        (b'5', "listed", "", ""),
+        (b'0', "gone/x", "", ""),
+        (b'2', "gone", "a", ""),
+    ]);
+    let dir = tempfile::tempdir().unwrap();
+    let unpacked = try_unpack_with(&tar, dir.path(), Limits::default()).unwrap();
+    assert_eq!(unpacked.implied, ["a", "a/b"]);
+}
+
+#[test]
 fn a_layer_may_be_gzip_zstd_or_plain() {
     let tar = archive(&[(b'0', "a", "", "content")]);
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
