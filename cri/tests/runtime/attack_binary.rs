@@ -232,6 +232,55 @@ fn the_oci_command_that_executes_cannot_be_written() {
     assert_eq!(own_digest(), before);
 }
 
+/// The program is bound over a file of its own, or its file or its mount is gone: none of these stops a
+/// command, or makes the program writable.
+#[test]
+fn the_oci_commands_run_from_wherever_their_program_is() {
+    const BOUND: &str = "touch $PLACE; mount --bind $EXE $PLACE; exec $PLACE";
+    const REMOVED: &str = "cp $EXE $PLACE; exec 3<$PLACE; rm $PLACE; exec /proc/self/fd/3";
+    let before = own_digest();
+    const DETACHED: &str =
+        "mkdir $PLACE; mount -t tmpfs none $PLACE; cp $EXE $PLACE/p; exec 3<$PLACE/p
+        umount -l $PLACE; exec /proc/self/fd/3";
+    for (start, expected) in [
+        (BOUND, "Read-only file system"),
+        (REMOVED, "Read-only file system"),
+        (DETACHED, "Text file busy"),
+    ] {
+        let changes = [
+            ("/process/args", with_arguments("/bin/link")),
+            ("/process/env", json!(["PATH=/bin", format!("{STAY}=1")])),
+        ];
+        let bundle = Bundle::new("", &changes);
+        make_programs(&bundle.path("rootfs"));
+        let create = ["create", "--bundle", bundle.bundle(), &bundle.id];
+        let like = bundle.command(&create);
+        let mut command = std::process::Command::new("unshare");
+        command
+            .args(["-m", "--propagation", "private", "sh", "-ec", start])
+            .env("EXE", like.get_program())
+            .env("PLACE", bundle.path("program"))
+            .stdin(std::process::Stdio::null());
+        for (name, value) in like.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let output = bundle.finish(&mut command);
+        assert!(output.status.success(), "{start}: {}", text(&output));
+        bundle.ok(&["start", &bundle.id]);
+        let output = bundle.oci(&["exec", &bundle.id, "sh", "-c", WRITE_TO_FIRST]);
+        let said = text(&output);
+        assert!(said.contains("done") && !said.contains("WRITTEN"), "{said}");
+        assert!(said.contains(expected), "{said}");
+        bundle.oci(&["delete", "--force", &bundle.id]);
+        if start == BOUND {
+            assert_eq!(own_digest(), before);
+        }
+    }
+}
+
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

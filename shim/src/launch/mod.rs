@@ -25,7 +25,9 @@ use crate::sys::{self, Clone, Errno, events, socket};
 
 pub use hooks::HookPoint;
 pub use launcher::{Launcher, serve};
-pub use prepare::{new_network_namespace, new_user_namespace, readonly_file};
+pub use prepare::{
+    new_network_namespace, new_user_namespace, readonly_file, through_readonly_mount,
+};
 pub use report::{Blame, Heard, LaunchError, Step, plain, reason};
 
 /// The child has this long to set itself up; only a hung filesystem takes it.

@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitCode, Stdio};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use shim::launch::{self, Gate, LaunchError, Launched};
 use shim::plan::{CgroupJoin, LaunchPlan, ProcessPlan};
 use shim::sys::{self, mounts};
@@ -88,8 +90,22 @@ fn readonly_program() -> Outcome<OwnedFd> {
     if readonly.attempt("looking at this program")? {
         return Ok(OwnedFd::from(own));
     }
-    let path = std::env::current_exe().attempt("finding this program")?;
-    launch::readonly_file(&path.to_string_lossy()).attempt("sealing this program")
+    match launch::through_readonly_mount(own.as_fd()) {
+        Ok(program) => Ok(program),
+        // Its mount is gone since it was started, so there is none to copy.
+        Err(_) => sealed_copy(own).attempt("copying this program"),
+    }
+}
+
+/// A copy in memory that can never be written again.
+fn sealed_copy(mut program: std::fs::File) -> std::io::Result<OwnedFd> {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let mut copy = std::fs::File::from(memfd_create(c"podwright", flags)?);
+    std::io::copy(&mut program, &mut copy)?;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
+    // What somebody could write to is not executed, sealed or not.
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    Ok(OwnedFd::from(std::fs::File::open(path)?))
 }
 
 /// What the launcher does.

@@ -23,7 +23,7 @@ pub(super) use mounts::{MountSource, NewFilesystem, OwnBind, PreparedMount};
 pub(super) use namespaces::Spaces;
 pub(super) use namespaces::pid_of;
 pub(super) use process::Process;
-pub use process::readonly_file;
+pub use process::{readonly_file, through_readonly_mount};
 pub(super) use rootfs::{PreparedDevice, Root};
 pub use users::{new_network_namespace, new_user_namespace};
 

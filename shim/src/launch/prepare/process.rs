@@ -2,7 +2,7 @@
 //! One process: its program, arguments, identity, and what we may grant of it.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::labels::{self, Labels};
 use super::{Prepare, text, texts};
@@ -10,7 +10,7 @@ use crate::launch::report::LaunchError;
 use crate::plan::{
     Capabilities, ExecAffinity, Executable, MemoryPolicy, ProcessPlan, Scheduler, Seccomp,
 };
-use crate::sys::{self, PointerArray, mounts};
+use crate::sys::{self, PointerArray, Sys, mounts};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -198,28 +198,31 @@ fn clamp_oom_score(
     text(&score.to_string()).map(Some)
 }
 
-/// Opens an executable of the host through a detached read-only mount of its directory.
-///
-/// Whoever finds the file under /proc/<pid>/exe gets it on that mount, so it cannot be opened for
-/// writing again, and the mount is in nobody's namespace, so it cannot be remounted.
+/// Opens an executable of the host through a detached read-only mount. `path` may be no link.
 ///
 /// # Errors
 /// When the file cannot be opened.
 pub fn readonly_file(path: &str) -> Result<OwnedFd, LaunchError> {
     let attempt = |errno| LaunchError::prepare(format!("opening {path:?} read-only"), errno);
-    let (dir, name) = path.rsplit_once('/').ok_or_else(|| attempt(libc::EINVAL))?;
-    let dir = text(if dir.is_empty() { "/" } else { dir })?;
-    let tree = mounts::open_tree(mounts::cwd(), &dir, false).map_err(attempt)?;
-    mounts::set_attributes(
-        tree.as_fd(),
-        mounts::ATTR_RDONLY,
-        0,
-        libc::MS_PRIVATE,
-        false,
-    )
-    .map_err(attempt)?;
-    let flags = libc::O_RDONLY | libc::O_NOFOLLOW;
-    mounts::openat(tree.as_fd(), text(name)?.as_c_str(), flags, 0).map_err(attempt)
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let file = mounts::openat(mounts::cwd(), &text(path)?, flags, 0).map_err(attempt)?;
+    through_readonly_mount(file.as_fd()).map_err(attempt)
+}
+
+/// Opens a file once more, on a mount of the file alone that is read-only and nowhere attached.
+///
+/// Whoever finds it under /proc/<pid>/exe gets it on that mount, so it cannot be opened for writing
+/// again, and the mount is in nobody's namespace, so it cannot be remounted.
+///
+/// # Errors
+/// The kernel's: among others, a mount that has been detached since cannot be copied.
+pub fn through_readonly_mount(file: BorrowedFd<'_>) -> Sys<OwnedFd> {
+    let tree = mounts::open_tree(file, c"", false)?;
+    let readonly = mounts::ATTR_RDONLY;
+    mounts::set_attributes(tree.as_fd(), readonly, 0, libc::MS_PRIVATE, false)?;
+    let same = CString::new(format!("/proc/self/fd/{}", tree.as_raw_fd()));
+    let same = same.map_err(|_| libc::EINVAL)?;
+    mounts::openat(mounts::cwd(), &same, libc::O_RDONLY, 0)
 }
 
 #[cfg(test)]
