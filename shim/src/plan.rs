@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// A container to start: its namespaces, root filesystem, mounts and first process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LaunchPlan {
-    /// Which namespaces are new, joined or the host's. The mount namespace is always new.
+    /// Which namespaces are new, joined or the host's.
     pub namespaces: Namespaces,
     /// The cgroups that the process is in before it does anything else.
     pub cgroup: CgroupJoin,
@@ -104,6 +104,9 @@ pub struct Namespaces {
     pub time: Namespace,
     /// Of the clocks of a new time namespace.
     pub time_offsets: Vec<TimeOffset>,
+    /// The mount namespace that becomes the container's, by path; none means a new one. The root (a
+    /// directory) and the sources of binds are then what is at these paths there.
+    pub mount: Option<String>,
 }
 
 /// Where the user namespace comes from.

@@ -34,7 +34,8 @@ pub struct CompileContext {
     /// replace spec mounts of the same destination. `("/dev/shm", "/dev/shm")` shares the pod's.
     pub sandbox_binds: Vec<(String, String)>,
     /// The caller does `linux.netDevices` (`net_devices`) and `linux.intelRdt` (`intel_rdt`): both
-    /// are done beside the process, from outside. Otherwise they are refused.
+    /// are done beside the process, from outside. Otherwise they are refused, as is a mount namespace
+    /// by path, of which the caller has to be sure.
     pub does_the_rest: bool,
 }
 
@@ -90,7 +91,7 @@ pub fn compile(spec: &Spec, context: &CompileContext) -> Result<LaunchPlan, Comp
         .process()
         .as_ref()
         .ok_or_else(|| invalid("process", "it is missing"))?;
-    let namespaces = namespaces::namespaces(linux)?;
+    let namespaces = namespaces::namespaces(linux, context.does_the_rest)?;
     let mounts::Mounts { mounts, mut links } = mounts::compile(spec, context)?;
     let own_dev = !mounts::is_bound(&mounts, "/dev");
     if own_dev {

@@ -7,11 +7,12 @@ use shim::plan::{Clock, Namespace, Namespaces, TimeOffset};
 use super::compile::{CompileError, invalid, unsupported};
 use super::users;
 
-pub(super) fn namespaces(linux: &Linux) -> Result<Namespaces, CompileError> {
+/// `joins_mounts`: the caller's containers may be set up in a mount namespace that is there already.
+pub(super) fn namespaces(linux: &Linux, joins_mounts: bool) -> Result<Namespaces, CompileError> {
     let all = linux.namespaces().as_deref().unwrap_or_default();
     let find = |kind| once(all, kind).map(|found| found.map(source));
     let or_host = |found: Option<Namespace>| found.unwrap_or_default();
-    own_mounts(find(LinuxNamespaceType::Mount)?)?;
+    let mount = mounts(find(LinuxNamespaceType::Mount)?, joins_mounts)?;
     let time = or_host(find(LinuxNamespaceType::Time)?);
     Ok(Namespaces {
         user: users::users(linux, find(LinuxNamespaceType::User)?)?,
@@ -22,6 +23,7 @@ pub(super) fn namespaces(linux: &Linux) -> Result<Namespaces, CompileError> {
         cgroup: or_host(find(LinuxNamespaceType::Cgroup)?),
         time_offsets: time_offsets(linux, &time)?,
         time,
+        mount,
     })
 }
 
@@ -49,12 +51,14 @@ fn source(namespace: &LinuxNamespace) -> Namespace {
     }
 }
 
-fn own_mounts(mounts: Option<Namespace>) -> Result<(), CompileError> {
-    match mounts {
-        Some(Namespace::New) => Ok(()),
+/// The path of the one to join, if it is not a new one.
+fn mounts(found: Option<Namespace>, joins: bool) -> Result<Option<String>, CompileError> {
+    match found {
+        Some(Namespace::New) => Ok(None),
+        Some(Namespace::Join(path)) if joins => Ok(Some(path)),
         Some(_) => Err(unsupported(
             "linux.namespaces[mount].path",
-            "a container always gets a mount namespace of its own: setting up a root file system \
+            "a container of a pod gets a mount namespace of its own: setting up a root file system \
              in another's would change that one's",
         )),
         None => Err(unsupported(
@@ -98,7 +102,15 @@ mod tests {
 
     fn compile(linux: Value) -> Result<Namespaces, String> {
         let linux = serde_json::from_value(linux).expect("a linux part");
-        namespaces(&linux).map_err(|error| error.to_string())
+        namespaces(&linux, false).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn mounts_are_joined_where_the_caller_does_so() {
+        let mounts = json!({"namespaces": [{"type": "mount", "path": "/x"}]});
+        let linux = serde_json::from_value(mounts).expect("a linux part");
+        let joined = namespaces(&linux, true).expect("compiles");
+        assert_eq!(joined.mount.as_deref(), Some("/x"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub fn compile_exec(
     let mut plan = compile_process(process, seccomp)?;
     of_all_processes(spec, &mut plan, id, bundle)?;
     if let Some(linux) = spec.linux() {
-        users::check_user(&namespaces::namespaces(linux)?.user, &plan.user)?;
+        users::check_user(&namespaces::namespaces(linux, true)?.user, &plan.user)?;
     }
     if let Some(affinity) = process.exec_cpu_affinity() {
         plan.exec_affinity = scheduling::exec_affinity(affinity)?;

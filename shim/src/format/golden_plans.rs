@@ -40,6 +40,7 @@ fn namespaces() -> Namespaces {
             seconds: -1,
             nanoseconds: 2,
         }],
+        mount: None,
     }
 }
 
@@ -238,6 +239,16 @@ fn what_other_runtimes_are_told() {
         &exec,
         "150000000000000000000000000000000000000000050101022f72",
     );
+}
+
+/// A mount namespace that is joined; without one, plans are as they were.
+#[test]
+fn mounts_of_others() {
+    let joined = Namespaces {
+        mount: Some(text("m")),
+        ..Namespaces::default()
+    };
+    check(&joined, "0900000000000000000301016d");
 }
 
 #[test]

@@ -66,6 +66,7 @@ pub enum Step {
     Label,
     /// Not a failure: the index is the number of the child's notify descriptor.
     Listener,
+    MountNamespace,
 }
 
 const STEPS: &[Step] = &[
@@ -119,6 +120,7 @@ const STEPS: &[Step] = &[
     Step::MemoryPolicy,
     Step::Label,
     Step::Listener,
+    Step::MountNamespace,
 ];
 
 const REPORT_SIZE: usize = 12;
@@ -368,6 +370,7 @@ impl Words {
             Step::JoinCgroup => "joining the cgroup".into(),
             Step::JoinNamespace => "joining a namespace".into(),
             Step::UserNamespace => "entering the user namespace".into(),
+            Step::MountNamespace => "joining the mount namespace".into(),
             Step::TimeNamespace => "setting up the time namespace".into(),
             Step::OomScore => "setting oom_score_adj".into(),
             Step::Hostname => "setting the host name".into(),

@@ -12,6 +12,7 @@ mod bundle;
 mod descriptors;
 mod documents;
 mod exec;
+mod joined;
 mod lifecycle;
 mod limits;
 mod outside;

@@ -13,12 +13,12 @@ mod paths;
 mod pivot;
 mod terminal;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use super::child::{Failed, at};
 use super::prepare::{MountSource, Prepared, Root};
 use super::report::Step;
-use crate::sys::{Sys, mounts};
+use crate::sys::{self, Sys, mounts};
 use paths::Links;
 
 pub(super) use hide::{is_null, own_null};
@@ -41,10 +41,35 @@ pub(super) fn set_up(
             false => Ok(None),
         };
     };
+    let joined = prepared.spaces.mount.as_ref();
+    if let Some(namespace) = joined {
+        sys::setns(namespace.as_fd(), libc::CLONE_NEWNS).map_err(at(Step::MountNamespace))?;
+    }
     mounts::set_all_propagation(libc::MS_PRIVATE).map_err(at(Step::Propagation))?;
     let null = hide::open_null().map_err(at(Step::MaskedPath))?;
     let top = root.tree.as_fd();
     pivot::attach_root(top, &root.attach_at).map_err(at(Step::RootFs))?;
+    let pair = match fill(root, terminal, hooks, null.as_fd()) {
+        Err(failed) if joined.is_some() => {
+            // What was tried is not the others' to keep. There is nothing to do if that fails too.
+            let _ = pivot::take_back(top);
+            return Err(failed);
+        }
+        filled => filled?,
+    };
+    pivot::pivot(top, root.no_pivot).map_err(at(Step::Pivot))?;
+    finish_root(root).map_err(at(Step::RootFs))?;
+    Ok(pair)
+}
+
+/// All that is in the root, before it becomes the process's.
+fn fill(
+    root: &Root,
+    terminal: bool,
+    hooks: impl FnOnce() -> Result<(), Failed>,
+    null: BorrowedFd<'_>,
+) -> Result<Option<Terminal>, Failed> {
+    let top = root.tree.as_fd();
     for (index, mount) in root.mounts.iter().enumerate() {
         mount::make(top, mount).map_err(|(step, errno)| (step, index, errno))?;
     }
@@ -62,10 +87,8 @@ pub(super) fn set_up(
     // read-only later.
     paths::make(top, &root.cwd, true, Links::Follow).map_err(at(Step::Cwd))?;
     hooks()?;
-    hide::hide(top, root, null.as_fd())?;
+    hide::hide(top, root, null)?;
     late_readonly(root)?;
-    pivot::pivot(top, root.no_pivot).map_err(at(Step::Pivot))?;
-    finish_root(root).map_err(at(Step::RootFs))?;
     Ok(pair)
 }
 

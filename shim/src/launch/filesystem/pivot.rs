@@ -12,6 +12,12 @@ pub(super) fn attach_root(tree: BorrowedFd<'_>, at: &CStr) -> Sys<()> {
     mounts::attach(tree, place.as_fd())
 }
 
+/// Undoes `attach_root`, with all that was mounted on it since.
+pub(super) fn take_back(top: BorrowedFd<'_>) -> Sys<()> {
+    mounts::fchdir(top)?;
+    mounts::detach(c".")
+}
+
 /// Makes `top` the root, and lets go of the old one.
 ///
 /// The kernel refuses pivot_root on the first root file system (an initramfs): then the new root

@@ -89,6 +89,8 @@ impl Changes {
 pub(super) struct Common<'a> {
     pub plan: &'a LaunchPlan,
     pub sandbox: Option<BorrowedFd<'a>>,
+    /// The mount namespace that the container joins.
+    pub joined: Option<BorrowedFd<'a>>,
     pub idmaps: &'a mut Idmaps,
 }
 
@@ -143,7 +145,7 @@ fn at_destination(error: LaunchError, mount: &Mount) -> LaunchError {
 }
 
 fn bind(mount: &Mount, source: &str, recursive: bool, common: &mut Common<'_>) -> Prepare<OwnedFd> {
-    let tree = clone_mount(source, recursive)?;
+    let tree = source_tree(source, recursive, common.joined)?;
     if let Some(idmap) = &mount.idmap {
         common
             .idmaps
@@ -293,6 +295,29 @@ pub(super) fn sandbox_mount(source: &str, sandbox: Option<BorrowedFd<'_>>) -> Pr
         || mounts::open_tree(mounts::cwd(), &path, true),
     )?;
     tree.map_err(attempt)
+}
+
+/// A detached copy of a host mount, or of one in the mount namespace that the container joins. Whoever
+/// is there may have changed the path: it leads through no link of a proc, which could point elsewhere.
+pub(super) fn source_tree(
+    path: &str,
+    recursive: bool,
+    joined: Option<BorrowedFd<'_>>,
+) -> Prepare<OwnedFd> {
+    let Some(joined) = joined else {
+        return clone_mount(path, recursive);
+    };
+    let name = text(path)?;
+    let copy = || {
+        let resolve = mounts::RESOLVE_NO_MAGICLINKS;
+        let found = mounts::openat2(mounts::cwd(), &name, libc::O_PATH, resolve)?;
+        mounts::open_tree(found.as_fd(), c"", recursive)
+    };
+    let enter = || sys::setns(joined, libc::CLONE_NEWNS);
+    elsewhere::visit(enter, copy)?.map_err(|errno| {
+        let what = format!("binding {path:?} of the joined mount namespace");
+        LaunchError::prepare(what, errno)
+    })
 }
 
 /// A detached copy of a host mount.

@@ -18,6 +18,8 @@ pub(in crate::launch) struct Spaces {
     pub join: Vec<(OwnedFd, i32)>,
     /// Joined by the process that makes the container's, for its children.
     pub pid: Option<OwnedFd>,
+    /// Joined when the root is set up, in place of a new one: until then, paths are the host's.
+    pub mount: Option<OwnedFd>,
     /// Joined after all others, because the privileges over those end there.
     pub user: Option<Users>,
     /// The new time namespace's offsets, in the kernel's form; none when there is no new one.
@@ -35,10 +37,15 @@ impl Spaces {
 }
 
 pub(super) fn of_container(plan: &Namespaces) -> Prepare<Spaces> {
+    let mount = plan.mount.as_deref().map(mounts_of_others).transpose()?;
     let mut spaces = Spaces {
-        new: libc::CLONE_NEWNS as u64,
+        new: match mount {
+            Some(_) => 0,
+            None => libc::CLONE_NEWNS as u64,
+        },
         join: Vec::new(),
         pid: None,
+        mount,
         user: users::users(&plan.user)?,
         time: None,
         new_cgroup: plan.cgroup == Namespace::New,
@@ -100,10 +107,28 @@ pub(super) fn of_process(target: BorrowedFd<'_>) -> Prepare<Spaces> {
         new: 0,
         join: vec![(copy()?, kinds)],
         pid: Some(copy()?),
+        mount: None,
         user,
         time: None,
         new_cgroup: false,
     })
+}
+
+/// A mount namespace to be a container's. Its processes get the container's root in place of theirs,
+/// so it must not be one that this machine runs in.
+fn mounts_of_others(path: &str) -> Prepare<OwnedFd> {
+    let file = open("mount", path, libc::CLONE_NEWNS)?;
+    let first = super::open("/proc/1/ns/mnt", libc::O_RDONLY);
+    // Of a first process that we may not look at we do not share the namespace.
+    let firsts = first.is_ok_and(|first| same_file(&file, &first) == Ok(true));
+    if firsts || is_own(&file, "mnt")? {
+        let why = format!("{path:?} is the host's: all processes there would get another root");
+        return Err(LaunchError {
+            message: format!("linux.namespaces[mount].path is invalid: {why}"),
+            ..LaunchError::prepare("", libc::EINVAL)
+        });
+    }
+    Ok(file)
 }
 
 /// Opens a namespace file and makes sure of its kind.

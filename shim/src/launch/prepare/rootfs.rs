@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::idmap::Idmaps;
 use super::mounts::{
-    Common, PreparedMount, clone_mount, prepare_mount, propagation_flag, root_changes,
+    Common, PreparedMount, clone_mount, prepare_mount, propagation_flag, root_changes, source_tree,
 };
 use super::overlay::overlay;
 use super::{Prepare, Spaces, text, texts};
@@ -56,6 +56,7 @@ pub(super) fn root(
     let mut common = Common {
         plan,
         sandbox,
+        joined: spaces.mount.as_ref().map(AsFd::as_fd),
         idmaps: &mut idmaps,
     };
     let mounts = plan
@@ -136,7 +137,8 @@ fn root_tree(plan: &LaunchPlan, spaces: &Spaces, idmaps: &mut Idmaps) -> Prepare
     match &plan.rootfs {
         RootFs::Empty => new_tmpfs(spaces),
         RootFs::Dir(path) => {
-            let tree = clone_mount(path, true)?;
+            let joined = spaces.mount.as_ref().map(AsFd::as_fd);
+            let tree = source_tree(path, true, joined)?;
             if let Some(mappings) = idmap {
                 idmaps.apply(&tree, path, mappings, false)?;
             }
