@@ -22,11 +22,10 @@ fn on_path(program: &str) -> Result<PathBuf> {
 }
 
 /// `tidy` needs the sources, `streams` a terminal by script(1), which the guest has not, `overlay` three
-/// nodes at once and iproute2, and this module would start a guest in the guest. `dns` does not pass
-/// there yet, for a reason that is not known.
+/// nodes at once and iproute2, and this module would start a guest in the guest.
 const SCENARIOS: &str = "set -e
 podwright check
-node --skip guest:: --skip tidy:: --skip streams:: --skip overlay:: --skip dns:: --test-threads=1
+node --skip guest:: --skip tidy:: --skip streams:: --skip overlay:: --test-threads=1
 ";
 
 /// What of the CRI server's own tests depends on the version of cgroups: limits and their changes, of
