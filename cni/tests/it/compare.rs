@@ -2,14 +2,14 @@
 //! Each plugin beside the reference one of Debian's package containernetworking-plugins: the same
 //! configuration gives the same result, links, addresses, routes and queues.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use cni::netns;
 use serde_json::{Value, json};
 
-use crate::executables::{REFERENCE, call_as, our_plugins};
+use crate::executables::{REFERENCE, call_as, plugins};
 use crate::host::inside;
-use crate::place::{in_new_host, run};
+use crate::place::{Dir, in_new_host, run};
 
 /// What both plugin sets are asked: plugins in order, with the runtime's wishes in them.
 struct Scene {
@@ -209,16 +209,8 @@ fn look(link: &str, names: &Names) -> Vec<String> {
 fn same(name: &'static str, scene: impl Fn(&Path) -> Scene + Send + Copy + 'static) {
     let outcome = |reference: bool| {
         in_new_host(move || {
-            let dir = tempfile::tempdir().expect("a directory");
-            let bin = if reference {
-                PathBuf::from(REFERENCE)
-            } else {
-                our_plugins(dir.path())
-            };
-            assert!(
-                bin.join("bridge").exists(),
-                "apt install containernetworking-plugins"
-            );
+            let dir = Dir::new();
+            let bin = plugins(reference, dir.path());
             play(&bin, dir.path(), &scene(dir.path()))
         })
     };

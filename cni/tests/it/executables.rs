@@ -24,6 +24,19 @@ pub(crate) fn our_plugins(dir: &Path) -> PathBuf {
     bin
 }
 
+/// Debian's plugins, or ours in `dir`.
+pub(crate) fn plugins(reference: bool, dir: &Path) -> PathBuf {
+    let bin = match reference {
+        true => PathBuf::from(REFERENCE),
+        false => our_plugins(dir),
+    };
+    assert!(
+        bin.join("bridge").exists(),
+        "apt install containernetworking-plugins"
+    );
+    bin
+}
+
 /// Call a plugin, and return whether it succeeded and what it printed.
 pub(crate) fn call(
     bin: &Path,

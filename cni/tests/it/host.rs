@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 
 use cni::{Attachment, Capabilities, Network, PortMapping, netns};
 
-use crate::place::run;
+pub(crate) use cni::chain as report;
+
+use crate::place::{Dir, run};
 
 pub(crate) struct Host {
-    pub(crate) dir: tempfile::TempDir,
+    pub(crate) dir: Dir,
     pub(crate) network: Network,
     runtime: tokio::runtime::Runtime,
 }
@@ -17,7 +19,7 @@ pub(crate) struct Host {
 impl Host {
     /// A network with podwright's own configuration, in the namespaces of this thread.
     pub(crate) fn new() -> Host {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Dir::new();
         let conf = dir.path().join("conf");
         std::fs::create_dir(&conf).expect("mkdir");
         let network = cni::PodNetwork::new("pwt0", "pwt", "10.42.0.0/24", "10.42.0.0/16");
@@ -63,17 +65,6 @@ impl Host {
             .unwrap_or_else(|e| panic!("{}", report(&e)));
         (attachment.netns, result.ips[0].address.addr)
     }
-}
-
-pub(crate) fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 pub(crate) fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {

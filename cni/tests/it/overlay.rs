@@ -10,7 +10,7 @@ use cni::netns;
 use cni::overlay::{self, Announcement, Backend, Kernel, Own, Peer, Report, Settings};
 
 use crate::host::{at, inside, report};
-use crate::place::{ask_udp, in_new_host, run, serve_udp};
+use crate::place::{Dir, ask_udp, in_new_host, run, serve_udp};
 
 struct Node {
     netns: PathBuf,
@@ -157,7 +157,7 @@ fn traces(node: &Node) -> String {
 #[test]
 fn vxlan_joins_nodes_in_both_families_and_heals() {
     in_new_host(|| {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Dir::new();
         let (mut nodes, settings) = (nodes(dir.path()), settings(Backend::Vxlan));
         sync_all(&settings, &nodes);
         all_reach_all(&nodes);
@@ -221,7 +221,7 @@ fn vxlan_joins_nodes_in_both_families_and_heals() {
 #[test]
 fn host_gw_joins_nodes_in_both_families() {
     in_new_host(|| {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Dir::new();
         let nodes = nodes(dir.path());
         sync_all(&settings(Backend::Vxlan), &nodes);
         let settings = settings(Backend::HostGw);
@@ -240,7 +240,7 @@ fn host_gw_joins_nodes_in_both_families() {
 #[test]
 fn what_others_have_is_left_alone_and_named() {
     in_new_host(|| {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Dir::new();
         let (nodes, settings) = (nodes(dir.path()), settings(Backend::Vxlan));
         ip(
             &nodes[0],
@@ -273,7 +273,7 @@ fn what_others_have_is_left_alone_and_named() {
 #[test]
 fn the_mtu_of_pods_follows_the_uplink() {
     in_new_host(|| {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Dir::new();
         let (nodes, settings) = (nodes(dir.path()), settings(Backend::Vxlan));
         let mtu = |outer: &str, backend| {
             let outer = outer.parse().expect("an address");
@@ -299,7 +299,7 @@ fn the_mtu_of_pods_follows_the_uplink() {
 #[test]
 fn a_thousand_nodes_are_programmed_and_compared_quickly() {
     in_new_host(|| {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Dir::new();
         let here = node_alone(dir.path());
         let settings = Settings {
             cluster: Vec::new(),

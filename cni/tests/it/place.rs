@@ -3,10 +3,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 /// Run `test` on a thread with new network and mount namespaces of its own. Threads that it starts
@@ -25,6 +26,30 @@ pub(crate) fn in_new_host<T: Send + 'static>(test: impl FnOnce() -> T + Send + '
     match thread.join() {
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// A folder of the test's own. The namespaces that are held in it go with it.
+pub(crate) struct Dir(tempfile::TempDir);
+
+impl Dir {
+    pub(crate) fn new() -> Dir {
+        Dir(tempfile::tempdir().expect("a directory"))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+        let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+        // A file that something is mounted on cannot be removed.
+        for point in points.filter(|point| Path::new(point).starts_with(self.path())) {
+            let _ = umount2(point, MntFlags::MNT_DETACH);
+        }
     }
 }
 

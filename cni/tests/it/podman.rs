@@ -9,17 +9,17 @@ use std::process::Command;
 use serde_json::json;
 
 use crate::executables::our_plugins;
-use crate::place::{in_new_host, run};
+use crate::place::{Dir, in_new_host, run};
 
 /// podman with a store, a network and cgroups of its own.
 struct Podman {
-    dir: tempfile::TempDir,
+    dir: Dir,
     cgroup: String,
 }
 
 impl Podman {
     fn new() -> Podman {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Dir::new();
         let name = dir.path().file_name().expect("a name").to_string_lossy();
         let cgroup = format!("/podwright-test-{}", name.trim_start_matches('.'));
         let podman = Podman { dir, cgroup };

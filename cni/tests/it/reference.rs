@@ -3,16 +3,16 @@
 //! containernetworking-plugins: the same configuration gives the same pod. And an ADD that is
 //! killed in the middle leaves nothing after GC.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cni::{Network, netns};
 use serde_json::{Value, json};
 
-use crate::executables::{REFERENCE, call, executable, our_plugins};
+use crate::executables::{call, executable, our_plugins, plugins};
 use crate::host::{Host, inside};
-use crate::place::{in_new_host, run};
+use crate::place::{Dir, in_new_host, run};
 
 /// What can be compared of a result: without names and hardware addresses that are drawn.
 fn comparable(mut result: Value) -> Value {
@@ -59,16 +59,8 @@ fn seen(netns: &Path) -> Vec<String> {
 fn the_same_configuration_gives_the_same_pod_as_the_reference_plugins() {
     let outcome = |reference: bool| {
         in_new_host(move || {
-            let dir = tempfile::tempdir().expect("a directory");
-            let bin = if reference {
-                PathBuf::from(REFERENCE)
-            } else {
-                our_plugins(dir.path())
-            };
-            assert!(
-                bin.join("bridge").exists(),
-                "apt install containernetworking-plugins"
-            );
+            let dir = Dir::new();
+            let bin = plugins(reference, dir.path());
             let pod = dir.path().join("pod");
             netns::create(&pod).expect("netns");
             let path = pod.to_str().expect("utf-8");
@@ -108,7 +100,7 @@ fn the_same_configuration_gives_the_same_pod_as_the_reference_plugins() {
 
 #[test]
 fn errors_are_printed_as_the_protocol_wants_them() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = Dir::new();
     let bin = our_plugins(dir.path());
     for (plugin, verb, conf, code) in [
         ("bridge", "ADD", json!({"cniVersion": "9.9.9"}), 1),

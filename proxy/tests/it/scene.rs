@@ -11,13 +11,13 @@ use proxy::state::State;
 
 use crate::host::{at, inside, report};
 use crate::objects::{key, settings};
-use crate::place::{run, serve_tcp, serve_udp};
+use crate::place::{Dir, run, serve_tcp, serve_udp};
 
 /// Pods a and b serve, c is a client.
 const PODS: [&str; 3] = ["a", "b", "c"];
 
 pub(crate) struct Scene {
-    _dir: tempfile::TempDir,
+    _dir: Dir,
     pub(crate) ipv4: bool,
     pub(crate) pods: Vec<PathBuf>,
     pub(crate) outside: PathBuf,
@@ -32,7 +32,7 @@ fn sysctl(name: &str, value: &str) {
 impl Scene {
     /// In the namespaces of this thread, with an empty table.
     pub(crate) fn new(ipv4: bool) -> Scene {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Dir::new();
         sysctl("ipv4/ip_forward", "1");
         sysctl("ipv6/conf/all/forwarding", "1");
         let make = |name: &str, ips: [&str; 2], peers: [&str; 2]| {

@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, NODES, SERVICES, SLICES};
 use crate::objects::{endpoint, service, slice};
-use crate::place::{in_new_host, run};
+use crate::place::{Dir, in_new_host, run};
 
 struct Running {
     api: Api,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
-    _dir: tempfile::TempDir,
+    _dir: Dir,
 }
 
 impl Drop for Running {
@@ -41,7 +41,7 @@ fn endpoints(ips: &[&str]) -> Value {
 /// Start a proxy in the namespaces of this thread, and wait until it serves.
 fn start(extra: Value, ips: &[&str]) -> Running {
     run("ip", &["addr", "add", "192.0.2.1/32", "dev", "lo"]);
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = Dir::new();
     let (api, stop) = (Api::default(), CancellationToken::new());
     let service = serde_json::to_value(service(extra)).expect("JSON");
     api.fill(SERVICES, vec![service]);

@@ -10,13 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{Api, SERVICES, SLICES};
 use crate::dns::client::ask;
+use crate::place::Dir;
 use crate::whole::within;
 
 const NAMESPACES: &str = "/api/v1/namespaces";
 
 pub(crate) struct Dns {
     pub(crate) api: Api,
-    pub(crate) dir: tempfile::TempDir,
+    pub(crate) dir: Dir,
     stop: CancellationToken,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -86,7 +87,7 @@ impl Dns {
             NAMESPACES,
             vec![json!({"metadata": {"name": "d", "uid": "d"}})],
         );
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = Dir::new();
         let mut dns = Dns {
             api,
             dir,
