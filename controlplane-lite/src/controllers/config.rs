@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::machinery::cidr::CidrError;
+use super::machinery::group::Early;
 
 /// Configuration of the controllers. Names follow kube-controller-manager's flags.
 #[derive(Debug, Clone)]
@@ -59,10 +60,7 @@ pub enum Error {
     /// `cluster_cidr` is not an address range.
     #[error("reading cluster_cidr")]
     ClusterCidr(#[source] CidrError),
-    /// A task ended though nobody asked it to.
-    #[error("{0} ended by itself")]
-    Ended(&'static str),
-    /// A task panicked.
-    #[error("a controller failed")]
-    Panicked(#[source] tokio::task::JoinError),
+    /// A controller ended though nobody asked it to.
+    #[error("a controller has ended")]
+    Early(#[from] Early),
 }

@@ -23,37 +23,32 @@ mod service_account;
 mod service_lb;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kube::Client;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{Config, Error, NodePrefixes};
 pub use machinery::cidr::CidrError;
+pub use machinery::group::Early;
 
 use context::{Context, Informers};
 use machinery::SYSTEM_CLOCK;
 use machinery::events::Recorder;
-
-/// Controllers that have begun a write may finish it within this time after `stop`.
-const DRAIN: Duration = Duration::from_secs(10);
-
-type Tasks = JoinSet<&'static str>;
+use machinery::group::{self, Group};
 
 /// Runs every controller until `stop` is cancelled, then lets writes that have begun finish.
 ///
 /// Works with a server that is not up yet: the watches retry until it answers.
 ///
 /// # Errors
-/// [`Error::ClusterCidr`] if the configured range is not one, [`Error::Ended`] if a controller
+/// [`Error::ClusterCidr`] if the configured range is not one, [`Error::Early`] if a controller
 /// ended by itself, which is a fault in it.
 pub async fn run(client: Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
     // A token of our own: a controller that fails ends the others, not whoever called.
     let stop = stop.child_token();
     let cluster = node::ipam::pools(&config.cluster_cidr, config.node_prefixes)
         .map_err(Error::ClusterCidr)?;
-    let mut tasks = JoinSet::new();
+    let mut tasks = Group::new();
     let (events, sending) = Recorder::new(
         client.clone(),
         "controller-manager",
@@ -72,12 +67,12 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) -> Res
     });
     start(&mut tasks, &context, &config, cluster, &stop);
     context.watch_all(&mut tasks, &stop);
-    supervise(tasks, stop).await
+    Ok(group::supervise(tasks, stop).await?)
 }
 
 /// Makes each controller, which puts its hooks in place, and runs it once the caches are filled.
 fn start(
-    tasks: &mut Tasks,
+    tasks: &mut Group,
     context: &Arc<Context>,
     config: &Config,
     cluster: Vec<node::ipam::Pool>,
@@ -120,24 +115,4 @@ fn start(
     start!("nodeipam", node::ipam::Controller::new(context, cluster));
     start!("podgc", node::pod_gc::Controller::new(context));
     start!("service-lb", service_lb::Controller::new(context));
-}
-
-async fn supervise(mut tasks: Tasks, stop: CancellationToken) -> Result<(), Error> {
-    let early = tokio::select! {
-        () = stop.cancelled() => None,
-        ended = tasks.join_next() => ended,
-    };
-    let result = match early {
-        None => Ok(()),
-        Some(Ok(_)) if stop.is_cancelled() => Ok(()),
-        Some(Ok(name)) => Err(Error::Ended(name)),
-        Some(Err(error)) => Err(Error::Panicked(error)),
-    };
-    stop.cancel();
-    let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} });
-    if drained.await.is_err() {
-        tracing::warn!("controllers did not end within {DRAIN:?} and are cut off");
-        tasks.shutdown().await;
-    }
-    result
 }

@@ -9,7 +9,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde_json::json;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::waiting::Waiting;
@@ -17,6 +16,7 @@ use super::{Config, Error, pick, snapshot, unsupported};
 use crate::controllers::machinery::SYSTEM_CLOCK;
 use crate::controllers::machinery::condition;
 use crate::controllers::machinery::events::Recorder;
+use crate::controllers::machinery::group::{self, Group};
 use crate::controllers::machinery::informer::{Change, Informer};
 use crate::controllers::machinery::key::Key;
 use crate::controllers::machinery::pods;
@@ -25,9 +25,6 @@ use crate::controllers::machinery::sync::{self, Again, Attempt, SyncError, is_no
 
 /// Pods that did not fit are tried again at least this often, in case a change was missed.
 const FLUSH: Duration = Duration::from_secs(60);
-/// A binding that has begun may finish within this time after `stop`.
-const DRAIN: Duration = Duration::from_secs(10);
-
 /// Failures of the API, not of fitting.
 const BACKOFF: Backoff = Backoff {
     base: Duration::from_millis(50),
@@ -51,7 +48,7 @@ struct Scheduler {
 /// retried; pods that do not fit get an event.
 pub async fn run(client: Client, config: Config, stop: CancellationToken) -> Result<(), Error> {
     let stop = stop.child_token();
-    let mut tasks: JoinSet<&'static str> = JoinSet::new();
+    let mut tasks = Group::new();
     let (events, sending) = Recorder::new(
         client.clone(),
         "default-scheduler",
@@ -73,26 +70,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) -> Res
     });
     scheduler.hook();
     scheduler.start(&mut tasks, &stop);
-    supervise(tasks, stop).await
-}
-
-async fn supervise(mut tasks: JoinSet<&'static str>, stop: CancellationToken) -> Result<(), Error> {
-    let early = tokio::select! {
-        () = stop.cancelled() => None,
-        ended = tasks.join_next() => ended,
-    };
-    let result = match early {
-        None => Ok(()),
-        Some(Ok(_)) if stop.is_cancelled() => Ok(()),
-        Some(Ok(name)) => Err(Error::Ended(name)),
-        Some(Err(error)) => Err(Error::Panicked(error)),
-    };
-    stop.cancel();
-    let drained = tokio::time::timeout(DRAIN, async { while tasks.join_next().await.is_some() {} });
-    if drained.await.is_err() {
-        tasks.shutdown().await;
-    }
-    result
+    Ok(group::supervise(tasks, stop).await?)
 }
 
 impl Scheduler {
@@ -132,7 +110,7 @@ impl Scheduler {
         });
     }
 
-    fn start(self: &Arc<Self>, tasks: &mut JoinSet<&'static str>, stop: &CancellationToken) {
+    fn start(self: &Arc<Self>, tasks: &mut Group, stop: &CancellationToken) {
         let (this, token) = (Arc::clone(self), stop.clone());
         tasks.spawn(async move {
             this.pods.run(Api::all(this.client.clone()), token).await;

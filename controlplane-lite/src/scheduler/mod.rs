@@ -21,6 +21,8 @@ mod waiting;
 
 pub use binder::run;
 
+use crate::controllers::Early;
+
 /// Configuration of the scheduler.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -40,9 +42,6 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A task ended though nobody asked it to.
-    #[error("{0} of the scheduler ended by itself")]
-    Ended(&'static str),
-    /// A task panicked.
-    #[error("a task of the scheduler failed")]
-    Panicked(#[source] tokio::task::JoinError),
+    #[error("a task of the scheduler has ended")]
+    Early(#[from] Early),
 }

@@ -7,6 +7,7 @@ pub(crate) mod cidr;
 pub(crate) mod condition;
 pub(crate) mod events;
 pub(crate) mod expectations;
+pub(crate) mod group;
 pub(crate) mod informer;
 pub(crate) mod key;
 pub(crate) mod owner;
