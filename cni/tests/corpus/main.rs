@@ -8,22 +8,12 @@
 
 #[path = "../../../fuzz/src/conflist.rs"]
 mod conflist;
+#[path = "../../../fuzz/src/corpus.rs"]
+mod corpus;
 #[path = "../../../fuzz/src/plugin_result.rs"]
 mod plugin_result;
 
-use std::path::Path;
-
-fn replay(target: &str, check: fn(&[u8])) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-    let mut count = 0;
-    for entry in std::fs::read_dir(dir.join(target)).expect("a corpus") {
-        let path = entry.expect("lists").path();
-        println!("{}", path.display());
-        check(&std::fs::read(path).expect("reads"));
-        count += 1;
-    }
-    assert!(count > 0, "the corpus is empty");
-}
+use corpus::replay;
 
 #[test]
 fn lists_are_refused_in_words_or_survive_being_remembered() {

@@ -8,6 +8,8 @@
 
 #[path = "../../../fuzz/src/cdi.rs"]
 mod cdi;
+#[path = "../../../fuzz/src/corpus.rs"]
+mod corpus;
 #[path = "../../../fuzz/src/credentials.rs"]
 mod credentials;
 #[path = "../../../fuzz/src/hosts.rs"]
@@ -35,25 +37,7 @@ mod splitter;
 #[path = "../../../fuzz/src/websocket.rs"]
 mod websocket;
 
-use std::path::Path;
-use std::sync::{Mutex, PoisonError};
-
-/// One at a time: descriptors are counted.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn replay(target: &str, check: fn(&[u8])) {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus");
-    let entries = std::fs::read_dir(dir.join(target)).expect("a corpus");
-    let mut count = 0;
-    for entry in entries {
-        let path = entry.expect("lists").path();
-        println!("{}", path.display());
-        check(&std::fs::read(path).expect("reads"));
-        count += 1;
-    }
-    assert!(count > 0, "the corpus is empty");
-}
+use corpus::replay;
 
 #[test]
 fn specs_compile_or_are_refused_in_one_line() {

@@ -147,21 +147,26 @@ fn attaching_joins_the_container() {
     });
 }
 
+/// A client that is attached to all of a container's streams. A terminal has one for all output.
+async fn attached(node: &Handle, container: &str, tty: bool) -> Socket {
+    let request = v1::AttachRequest {
+        container_id: container.to_owned(),
+        stdin: true,
+        stdout: true,
+        stderr: !tty,
+        tty,
+    };
+    let url = node.attach_url(request).await;
+    open(&url, "v5.channel.k8s.io").await.unwrap()
+}
+
 /// Attaching joins a container's streams, and its stdin ends with the client's.
 pub(crate) async fn attaches(node: &Handle, pod: &str) {
     let mut config = shell("reads", "while read line; do echo got $line; done; exit 0");
     config.stdin = true;
     config.stdin_once = true;
     let id = node.launch(pod, config).await;
-    let request = v1::AttachRequest {
-        container_id: id.clone(),
-        stdin: true,
-        stdout: true,
-        stderr: true,
-        tty: false,
-    };
-    let url = node.attach_url(request).await;
-    let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
+    let mut socket = attached(node, &id, false).await;
     send(&mut socket, 0, b"one\n").await;
     assert_eq!(next(&mut socket).await.unwrap(), (1, b"got one\n".to_vec()));
     send(&mut socket, 255, &[0]).await;
@@ -175,15 +180,7 @@ pub(crate) async fn attaches_to_a_terminal(node: &Handle, pod: &str) {
     let mut config = shell("terminal", "read line; stty size; echo $line; exit 6");
     (config.tty, config.stdin) = (true, true);
     let id = node.launch(pod, config).await;
-    let request = v1::AttachRequest {
-        container_id: id.clone(),
-        stdin: true,
-        stdout: true,
-        stderr: false,
-        tty: true,
-    };
-    let url = node.attach_url(request).await;
-    let mut socket = open(&url, "v5.channel.k8s.io").await.unwrap();
+    let mut socket = attached(node, &id, true).await;
     send(&mut socket, 4, br#"{"Width":93,"Height":19}"#).await;
     send(&mut socket, 0, b"go\n").await;
     let (out, _) = to_end(&mut socket).await;
