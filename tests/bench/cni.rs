@@ -8,11 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ::cni::{Attachment, Capabilities, Network, netns};
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::place::in_own_host;
 use super::report::Report;
 
 const REFERENCE: &str = "/usr/lib/cni";
@@ -20,25 +19,16 @@ const REFERENCE: &str = "/usr/lib/cni";
 const MANY: usize = 1000;
 
 pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_FS)?;
-            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-            in_process("bridge alone", &json!([bridge()]), 0, runs, report)?;
-            in_process("the default list", &default_plugins(), 0, runs, report)?;
-            let many = format!("bridge alone, {MANY} leases");
-            in_process(&many, &json!([bridge()]), MANY, runs, report)?;
-            if Path::new(REFERENCE).join("bridge").exists() {
-                reference("bridge alone", 0, runs, report)?;
-                reference(&many, MANY, runs, report)?;
-            }
-            Ok(())
-        });
-        thread
-            .join()
-            .map_err(|_| anyhow!("the measurement panicked"))?
+    in_own_host(|| {
+        in_process("bridge alone", &json!([bridge()]), 0, runs, report)?;
+        in_process("the default list", &default_plugins(), 0, runs, report)?;
+        let many = format!("bridge alone, {MANY} leases");
+        in_process(&many, &json!([bridge()]), MANY, runs, report)?;
+        if Path::new(REFERENCE).join("bridge").exists() {
+            reference("bridge alone", 0, runs, report)?;
+            reference(&many, MANY, runs, report)?;
+        }
+        Ok(())
     })
 }
 

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use super::api::{Api, SERVICES, SLICES};
+use super::place::in_own_host;
 use super::report::Report;
 
 /// Set in a copy of this program that is to be the server: its kubeconfig.
@@ -61,19 +61,10 @@ fn one_core(core: usize) -> Result<()> {
 }
 
 pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_FS)?;
-            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-            super::services::ip("link set lo up")?;
-            resolver()?;
-            ours(runs.min(10), report)?;
-            peer(runs.min(10), report)
-        });
-        let outcome = thread.join();
-        outcome.map_err(|_| anyhow!("the measurement panicked"))?
+    in_own_host(|| {
+        resolver()?;
+        ours(runs.min(10), report)?;
+        peer(runs.min(10), report)
     })
 }
 

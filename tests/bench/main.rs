@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! How fast and how small, beside whichever peers are installed, in one run on one machine.
 //!
-//! `podwright-bench [--runs N] [--only oci,cri,image,server,services,cni,policy,dns] [--json FILE]`
+//! `podwright-bench [--runs N] [--only oci,cri,image,server,services,cni,policy,dns,throughput] [--json FILE]`
 //! prints a table, and the same as JSON. Everything runs in test hosts and is gone afterwards. It
 //! measures; it asserts nothing.
 
@@ -13,10 +13,12 @@ mod dns;
 mod image;
 mod memory;
 mod oci;
+mod place;
 mod policy;
 mod report;
 mod server;
 mod services;
+mod throughput;
 
 use std::path::PathBuf;
 
@@ -35,7 +37,7 @@ struct Args {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "oci,cri,image,server,services,cni,policy,dns"
+        default_value = "oci,cri,image,server,services,cni,policy,dns,throughput"
     )]
     only: Vec<String>,
 
@@ -74,8 +76,10 @@ fn measure(group: &str, runs: usize, report: &mut Report) -> Result<()> {
         "cni" => cni::measure(runs, report),
         "policy" => policy::measure(runs, report),
         "dns" => dns::measure(runs, report),
+        "throughput" => throughput::measure(runs, report),
         other => anyhow::bail!(
-            "no group is named {other}; there are oci, cri, image, server, services, cni, policy and dns"
+            "no group is named {other}; there are oci, cri, image, server, services, cni, policy, dns and \
+             throughput"
         ),
     }
 }

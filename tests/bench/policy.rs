@@ -15,8 +15,9 @@ use proxy::policy::state::{Settings, State};
 use proxy::policy::world::Change;
 use serde_json::{Value, json};
 
+use super::place::{in_own_host, ip};
 use super::report::Report;
-use super::services::{connect, in_own_host, ip};
+use super::services::connect;
 
 const TABLE: &str = "pwbench-policy";
 const PODS: u32 = 500;

@@ -47,6 +47,11 @@ impl Report {
         self.add(what, who, "/s", samples);
     }
 
+    /// Adds bits in a second, in billions.
+    pub(crate) fn gigabits(&mut self, what: &str, who: &str, samples: Vec<f64>) {
+        self.add(what, who, "Gbit/s", samples);
+    }
+
     fn add(&mut self, what: &str, who: &str, unit: &'static str, mut samples: Vec<f64>) {
         if samples.is_empty() {
             return;

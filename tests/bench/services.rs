@@ -7,10 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use cni::nft::{Family, Socket};
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use proxy::apply::Kernel;
 use proxy::compile::compile;
 use proxy::parse::{EndpointInfo, PortInfo, ServiceInfo, SliceInfo};
@@ -20,6 +18,7 @@ use proxy::state::{ServiceKey, State};
 use serde_json::{Value, json};
 
 use super::api::{Api, NODES, SERVICES, SLICES};
+use super::place::{in_own_host, ip};
 use super::report::Report;
 
 const TABLE: &str = "pwbench";
@@ -67,29 +66,6 @@ pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
         }
         connections(runs, report)
     })
-}
-
-/// Measure in network and mount namespaces of its own, with `lo` up.
-pub(crate) fn in_own_host(work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_FS)?;
-            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
-            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
-            ip("link set lo up")?;
-            work()
-        });
-        thread
-            .join()
-            .map_err(|_| anyhow!("the measurement panicked"))?
-    })
-}
-
-pub(crate) fn ip(args: &str) -> Result<()> {
-    let status = Command::new("ip").args(args.split(' ')).status()?;
-    ensure!(status.success(), "ip {args}");
-    Ok(())
 }
 
 fn key(index: u32) -> ServiceKey {
