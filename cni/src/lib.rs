@@ -39,6 +39,8 @@ mod sysctl;
 pub mod types;
 
 pub use fields::FieldError;
-pub use network::{Attached, Attachment, Capabilities, Error, Network, PortMapping, Protocol};
+pub use network::{
+    Attached, Attachment, Capabilities, Error, Network, PortMapping, Protocol, chain,
+};
 pub use plugin_main::{is_plugin, plugin_main, plugin_names};
 pub use setup::{CleanupError, PodNetwork, cleanup, default_conflist};

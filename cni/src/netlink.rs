@@ -114,17 +114,12 @@ impl Socket {
         };
         let mut buffer = vec![0_u8; RECEIVE_BYTES];
         let length = recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        let mut rest = &buffer[..length];
-        let mut heard = Vec::new();
-        while let Some((message, tail)) = Message::split(rest) {
-            rest = tail;
-            heard.push(Heard {
-                kind: message.kind,
-                sender: message.sender,
-                payload: message.payload.to_vec(),
-            });
-        }
-        Ok(heard)
+        let heard = messages(&buffer[..length]).map(|message| Heard {
+            kind: message.kind,
+            sender: message.sender,
+            payload: message.payload.to_vec(),
+        });
+        Ok(heard.collect())
     }
 
     /// Have the kernel read the header and attributes of a dump request as filters (Linux 4.20).
@@ -166,9 +161,7 @@ impl Socket {
         let mut data = Vec::new();
         loop {
             let length = self.receive(&mut buffer)?;
-            let mut rest = &buffer[..length];
-            while let Some((message, tail)) = Message::split(rest) {
-                rest = tail;
+            for message in messages(&buffer[..length]) {
                 if message.seq.wrapping_sub(first_seq) > last_seq.wrapping_sub(first_seq) {
                     continue; // the tail of an earlier batch that was refused
                 }
@@ -215,12 +208,21 @@ impl AsRawFd for Socket {
     }
 }
 
-struct Message<'a> {
+pub(crate) struct Message<'a> {
     sender: u32,
-    kind: u16,
+    pub(crate) kind: u16,
     flags: u16,
     seq: u32,
-    payload: &'a [u8],
+    pub(crate) payload: &'a [u8],
+}
+
+/// The messages of one datagram, up to the first that is none.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let (message, rest) = Message::split(bytes)?;
+        bytes = rest;
+        Some(message)
+    })
 }
 
 enum Outcome {

@@ -222,7 +222,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const PATIENCE_TO_UNDO: Duration = Duration::from_secs(15);
 
 /// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(source) = cause {

@@ -16,6 +16,7 @@ mod spoof;
 mod static_ip;
 pub(crate) mod table;
 mod tuning;
+mod verbs;
 mod veth;
 
 use serde_json::Value;

@@ -6,12 +6,11 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::input::{
-    fields, only_nftables, previous, required_previous, table, valid_attachments, version,
-};
+use super::input::{fields, only_nftables, previous, required_previous, table, valid_attachments};
 use super::ipam::Ipam;
+use super::verbs::Verbs;
 use super::veth::{self, Belongings, Ends, Pod, alias, host_name_of, interface, open_route};
-use super::{Owned, REPAIR, internal, masquerade, unknown_verb, wrong};
+use super::{Owned, internal, masquerade, wrong};
 use crate::cidr::Cidr;
 use crate::exec::Call;
 use crate::fields::FieldError;
@@ -64,15 +63,14 @@ impl Conf {
 
 pub(super) fn run(call: &Call) -> Result<Option<Value>, PluginError> {
     let conf = Conf::parse("", call.conf.clone())?;
-    match call.verb {
-        "ADD" => add(&conf, call).map(|result| Some(result.to_json(version(call)))),
-        "DEL" => delete(&conf, call).map(|()| None),
-        "CHECK" => check(&conf, call).map(|()| None),
-        "GC" => collect(&conf, call).map(|()| None),
-        "STATUS" => conf.ipam.ask(call, "STATUS").map(|_| None),
-        REPAIR => repair(&conf, call).map(|()| None),
-        _ => Err(unknown_verb(call)),
-    }
+    let verbs = Verbs {
+        add,
+        delete,
+        check,
+        collect,
+        repair,
+    };
+    verbs.run(&conf, &conf.ipam, call)
 }
 
 /// The pod sends everything to its gateway, as with a bridge whose pods are routed.

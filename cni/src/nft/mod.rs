@@ -12,6 +12,7 @@ mod expr;
 mod model;
 mod monitor;
 pub(crate) mod pool;
+mod query;
 mod read;
 mod show;
 mod trace;
@@ -108,11 +109,11 @@ impl Socket {
         set: &str,
     ) -> Result<Vec<Vec<u8>>, NftError> {
         let seq = self.socket.take_seqs(1);
-        let bytes = encode::list_elements(family, table, set, seq);
+        let bytes = query::list_elements(family, table, set, seq);
         match self.socket.exchange(&bytes, seq, seq) {
             Ok(answers) => Ok(answers
                 .iter()
-                .flat_map(|(_, payload)| encode::element_keys(payload))
+                .flat_map(|(_, payload)| query::element_keys(payload))
                 .collect()),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
             Err(source) => Err(NftError {
@@ -131,7 +132,7 @@ impl Socket {
         set: &str,
         key: &[u8],
     ) -> Result<Option<Vec<u8>>, NftError> {
-        self.look_up(family, table, set, key, encode::element_data)
+        self.look_up(family, table, set, key, query::element_data)
     }
 
     /// The verdict of one element of a verdict map; `None` as in [`Socket::element`].
@@ -142,7 +143,7 @@ impl Socket {
         map: &str,
         key: &[u8],
     ) -> Result<Option<Verdict>, NftError> {
-        self.look_up(family, table, map, key, encode::element_verdict)
+        self.look_up(family, table, map, key, query::element_verdict)
     }
 
     fn look_up<T>(
@@ -154,7 +155,7 @@ impl Socket {
         read: fn(&[u8]) -> Option<T>,
     ) -> Result<Option<T>, NftError> {
         let seq = self.socket.take_seqs(1);
-        let bytes = encode::get_element(family, table, set, key, seq);
+        let bytes = query::get_element(family, table, set, key, seq);
         match self.socket.exchange(&bytes, seq, seq) {
             Ok(answers) => Ok(answers.iter().find_map(|(_, payload)| read(payload))),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),

@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 
 use super::model::Family;
-use crate::netlink::Attributes;
+use crate::netlink::{Attributes, Message, messages};
 use crate::sys;
 
 const NFNLGRP_NFTABLES: libc::c_int = 7;
@@ -18,7 +18,6 @@ const NFNL_SUBSYS_NFTABLES: u8 = 10;
 const NFT_MSG_NEWGEN: u8 = 15;
 /// The table's name has this number in the messages of tables, chains, rules, sets and elements.
 const ATTRIBUTE_TABLE: u16 = 1;
-const NETLINK_HEADER: usize = 16;
 const NFGEN_HEADER: usize = 4;
 const BUFFER_BYTES: usize = 1 << 20;
 const RECEIVE_BYTES: usize = 64 << 10;
@@ -85,7 +84,10 @@ impl Monitor {
         let mut changed = false;
         loop {
             match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) => changed |= messages(&buffer[..length]).any(|m| m.is(family, table)),
+                Ok(length) => {
+                    changed |= messages(&buffer[..length])
+                        .any(|message| is_about(&message, family, table));
+                }
                 Err(nix::Error::EAGAIN) => return Ok(changed),
                 Err(nix::Error::EINTR) => {}
                 Err(nix::Error::ENOBUFS) => changed = true,
@@ -107,36 +109,19 @@ impl AsRawFd for Monitor {
     }
 }
 
-struct Message<'a> {
-    kind: u16,
-    payload: &'a [u8],
-}
-
-impl Message<'_> {
-    fn is(&self, family: Family, table: &str) -> bool {
-        let [number, subsystem] = self.kind.to_le_bytes();
-        if subsystem != NFNL_SUBSYS_NFTABLES || number == NFT_MSG_NEWGEN {
-            return false;
-        }
-        let same_family = self.payload.first() == Some(&family.number());
-        let attributes = self.payload.get(NFGEN_HEADER..).unwrap_or_default();
-        let name = Attributes(attributes).find(|a| a.0 == ATTRIBUTE_TABLE);
-        same_family
-            && name.is_some_and(|(_, value, _)| {
-                value.strip_suffix(&[0]).unwrap_or(value) == table.as_bytes()
-            })
+/// Does a message speak of this table?
+fn is_about(message: &Message<'_>, family: Family, table: &str) -> bool {
+    let [number, subsystem] = message.kind.to_le_bytes();
+    if subsystem != NFNL_SUBSYS_NFTABLES || number == NFT_MSG_NEWGEN {
+        return false;
     }
-}
-
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?);
-        let length = usize::try_from(length).ok()?;
-        let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
-        let payload = bytes.get(NETLINK_HEADER..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message { kind, payload })
-    })
+    let same_family = message.payload.first() == Some(&family.number());
+    let attributes = message.payload.get(NFGEN_HEADER..).unwrap_or_default();
+    let name = Attributes(attributes).find(|a| a.0 == ATTRIBUTE_TABLE);
+    same_family
+        && name.is_some_and(|(_, value, _)| {
+            value.strip_suffix(&[0]).unwrap_or(value) == table.as_bytes()
+        })
 }
 
 #[cfg(test)]
@@ -151,7 +136,7 @@ mod tests {
         payload.extend(table.as_bytes());
         payload.push(0);
         payload.resize(payload.len().next_multiple_of(4), 0);
-        let length = u32::try_from(NETLINK_HEADER + payload.len()).expect("short");
+        let length = u32::try_from(16 + payload.len()).expect("short");
         let mut bytes = length.to_ne_bytes().to_vec();
         bytes.extend(kind.to_ne_bytes());
         bytes.extend([0; 10]);
@@ -170,16 +155,16 @@ mod tests {
         ] {
             let mut bytes = message(delete_rule, "other");
             bytes.extend(message(kind, name));
-            let found = messages(&bytes).any(|m| m.is(Family::Inet, "pwt"));
+            let found = messages(&bytes).any(|m| is_about(&m, Family::Inet, "pwt"));
             assert_eq!(found, counts, "{kind:#x} {name}");
-            assert!(!messages(&bytes).any(|m| m.is(Family::Ip6, "pwt")));
+            assert!(!messages(&bytes).any(|m| is_about(&m, Family::Ip6, "pwt")));
         }
     }
 
     #[test]
     fn rubbish_is_no_message() {
         for bytes in [&[][..], &[1, 0, 0, 0, 8, 10], &[0xff; 40], &[0; 40]] {
-            assert!(!messages(bytes).any(|m| m.is(Family::Inet, "pwt")));
+            assert!(!messages(bytes).any(|m| is_about(&m, Family::Inet, "pwt")));
         }
     }
 }

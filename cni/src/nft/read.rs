@@ -2,8 +2,7 @@
 //! The rules of a table as the kernel has them, for people to look at. Nothing that works depends on
 //! it: the owner of a table knows what it put there.
 
-use super::encode;
-use super::{Family, NftError, Socket};
+use super::{Family, NftError, Socket, query};
 use crate::netlink::{Attributes, text};
 
 const NFGEN_HEADER: usize = 4;
@@ -26,7 +25,7 @@ impl Socket {
     /// Lists the whole table, so this is for people only.
     pub fn rules(&mut self, family: Family, table: &str) -> Result<Vec<RuleInfo>, NftError> {
         let seq = self.socket.take_seqs(1);
-        let bytes = encode::list_rules(family, table, seq);
+        let bytes = query::list_rules(family, table, seq);
         match self.socket.exchange(&bytes, seq, seq) {
             Ok(answers) => Ok(answers.iter().filter_map(|(_, p)| rule(p)).collect()),
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),

@@ -15,7 +15,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Request};
 use super::model::{Backend, Own, PathRoute, Peer, Problem, Seen, SeenLink, Settings, Step};
 use super::{decide, messages, mtu};
 use crate::link::{AddressSpec, LinkError, Route};
-use crate::sysctl;
+use crate::{chain, sysctl};
 
 /// How often steps are decided anew within one call: make the link, fill it, see that it is done.
 const ROUNDS: usize = 4;
@@ -278,15 +278,4 @@ fn delete_route(route: &mut Route, path: &PathRoute) -> Result<(), LinkError> {
     route
         .request(|| format!("delete route {path}"), vec![(0, request)])
         .map(drop)
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(found) = cause {
-        text.push_str(&format!(": {found}"));
-        cause = found.source();
-    }
-    text
 }

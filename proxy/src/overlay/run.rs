@@ -141,7 +141,7 @@ impl Work {
             }
             Err(error) => problems.push(Problem {
                 peer: None,
-                text: chain(&error),
+                text: cni::chain(&error),
             }),
         }
         self.note(problems).await;
@@ -215,15 +215,4 @@ impl Work {
             }
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(found) = cause {
-        text.push_str(&format!(": {found}"));
-        cause = found.source();
-    }
-    text
 }

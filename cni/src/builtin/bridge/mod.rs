@@ -15,9 +15,10 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 pub(super) use self::conf::Conf;
-use super::input::{mac, previous, required_previous, valid_attachments, version};
+use super::input::{mac, previous, required_previous, valid_attachments};
+use super::verbs::Verbs;
 use super::veth::{self, Belongings, Ends, Pod, host_name_of, interface, open_route};
-use super::{REPAIR, internal, masquerade, spoof, unknown_verb, wrong};
+use super::{internal, masquerade, spoof, wrong};
 use crate::cidr::Cidr;
 use crate::exec::Call;
 use crate::link::{Link, PortSpec, Route};
@@ -26,15 +27,14 @@ use crate::types::{self, AddResult, PluginError, code};
 
 pub(super) fn run(call: &Call) -> Result<Option<Value>, PluginError> {
     let conf = Conf::parse("", call.conf.clone())?;
-    match call.verb {
-        "ADD" => add(&conf, call).map(|result| Some(result.to_json(version(call)))),
-        "DEL" => delete(&conf, call).map(|()| None),
-        "CHECK" => check(&conf, call).map(|()| None),
-        "GC" => collect(&conf, call).map(|()| None),
-        "STATUS" => conf.ipam.ask(call, "STATUS").map(|_| None),
-        REPAIR => repair(&conf, call).map(|()| None),
-        _ => Err(unknown_verb(call)),
-    }
+    let verbs = Verbs {
+        add,
+        delete,
+        check,
+        collect,
+        repair,
+    };
+    verbs.run(&conf, &conf.ipam, call)
 }
 
 fn belongings(conf: &Conf) -> Belongings<'_> {
