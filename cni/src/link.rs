@@ -46,6 +46,10 @@ pub struct LinkError {
 }
 
 impl LinkError {
+    pub(crate) fn new(attempt: String, source: NetlinkError) -> LinkError {
+        LinkError { attempt, source }
+    }
+
     /// The kernel's errno, if it was the kernel that refused.
     pub fn errno(&self) -> Option<i32> {
         self.source.errno()

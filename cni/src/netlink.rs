@@ -16,6 +16,7 @@ use nix::sys::socket::{
     recv, send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
+use zeroize::Zeroize;
 
 const HEADER: usize = 16;
 const NLM_F_MULTI: u16 = 2;
@@ -35,6 +36,8 @@ const RECEIVE_BYTES: usize = 256 << 10;
 pub(crate) struct Socket {
     fd: OwnedFd,
     next_seq: u32,
+    /// What is received holds secrets.
+    overwrite: bool,
 }
 
 /// Why a batch failed.
@@ -82,7 +85,11 @@ impl Socket {
             sockopt::ReceiveTimeout,
             &TimeVal::new(RECEIVE_DEADLINE_SECS, 0),
         )?;
-        Ok(Socket { fd, next_seq: 1 })
+        Ok(Socket {
+            fd,
+            next_seq: 1,
+            overwrite: false,
+        })
     }
 
     /// The address that the kernel gave it.
@@ -139,6 +146,11 @@ impl Socket {
         }
     }
 
+    /// Leave nothing of what is received in memory, but for what is returned.
+    pub(crate) fn overwrite_received(&mut self) {
+        self.overwrite = true;
+    }
+
     /// Sequence number for the first message of a batch of `count`.
     pub(crate) fn take_seqs(&mut self, count: usize) -> u32 {
         let first = self.next_seq;
@@ -158,9 +170,22 @@ impl Socket {
         send(self.fd.as_raw_fd(), batch, MsgFlags::empty())
             .map_err(|e| NetlinkError::Socket(e.into()))?;
         let mut buffer = vec![0_u8; RECEIVE_BYTES];
+        let answers = self.answers(&mut buffer, first_seq, last_seq);
+        if self.overwrite {
+            buffer.zeroize();
+        }
+        answers
+    }
+
+    fn answers(
+        &self,
+        buffer: &mut [u8],
+        first_seq: u32,
+        last_seq: u32,
+    ) -> Result<Vec<(u16, Vec<u8>)>, NetlinkError> {
         let mut data = Vec::new();
         loop {
-            let length = self.receive(&mut buffer)?;
+            let length = self.receive(buffer)?;
             for message in messages(&buffer[..length]) {
                 if message.seq.wrapping_sub(first_seq) > last_seq.wrapping_sub(first_seq) {
                     continue; // the tail of an earlier batch that was refused

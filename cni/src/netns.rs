@@ -170,6 +170,15 @@ pub fn run<T: Send>(path: &Path, work: impl FnOnce() -> T + Send) -> Result<T, N
     .map_err(failed)
 }
 
+/// Run `work` in a new network namespace without anything up, on a thread of its own. The namespace
+/// ends with the call.
+pub(crate) fn in_new<T: Send>(work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    on_thread(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        Ok(work())
+    })
+}
+
 fn on_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new()

@@ -12,6 +12,7 @@ use cni::nft::{
     self, ChainKind, Command, DataType, Expr, Family, Hook, MapData, Register, Reject, SetSpec,
     Transaction,
 };
+use cni::overlay::{Backend, OverlayError};
 use nix::sched::{CloneFlags, unshare};
 
 /// How a finding turned out.
@@ -44,6 +45,7 @@ pub(crate) fn findings(cgroup_root: &Path) -> Vec<Finding> {
         overlay(),
         network(),
         nftables(),
+        wireguard(),
         seccomp(),
         oom_score(),
         open_files(),
@@ -252,6 +254,19 @@ fn make_rules() -> anyhow::Result<()> {
     let mut socket = nft::Socket::open()?;
     socket.apply(&rules)?;
     Ok(socket.delete_table(Family::Inet, "podwright-check")?)
+}
+
+/// Only one of the back ends needs it.
+fn wireguard() -> Finding {
+    finding(
+        "wireguard",
+        match cni::overlay::supported(Backend::WireGuard) {
+            Ok(()) => Ok("links can be made".into()),
+            Err(OverlayError::NoWireGuard) => Err((Verdict::Warn, "not in this kernel".into())),
+            Err(error) => Err((Verdict::Warn, format!("{:#}", anyhow::Error::from(error)))),
+        },
+        "--network-backend wireguard needs it: modprobe wireguard, or a kernel with CONFIG_WIREGUARD",
+    )
 }
 
 fn seccomp() -> Finding {

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
@@ -17,11 +18,15 @@ use cri::settings::CgroupDriver;
 use kubelet::node::Thresholds;
 use serde::{Deserialize, Serialize};
 
+use crate::client::duration;
+
 /// Addresses of pods when nothing else is said.
 const DEFAULT_CLUSTER_CIDR: &str = "10.42.0.0/16";
 /// kube-proxy's ports.
 const PROXY_HEALTHZ_PORT: u16 = 10256;
 const PROXY_METRICS_PORT: u16 = 10249;
+/// The others hear of a key some seconds before it is used.
+const LEAST_KEY_AGE: Duration = Duration::from_secs(60);
 
 /// Flags that every long-running command takes.
 #[derive(Args, Serialize, Deserialize, Debug, Default, Clone)]
@@ -70,8 +75,8 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "CIDRS", env = "PODWRIGHT_CLUSTER_CIDR")]
     pub(crate) cluster_cidr: Option<String>,
 
-    /// How pods reach those of other nodes, the same on every node: vxlan, host-gw or none
-    /// [default: vxlan]
+    /// How pods reach those of other nodes, the same on every node: vxlan, wireguard (encrypted),
+    /// host-gw or none [default: vxlan]
     #[arg(
         long,
         value_name = "NAME",
@@ -91,6 +96,22 @@ pub(crate) struct NodeFlags {
     /// Name of the VXLAN link [default: pw-vxlan]
     #[arg(long, value_name = "LINK", env = "PODWRIGHT_VXLAN_LINK")]
     pub(crate) vxlan_link: Option<String>,
+
+    /// UDP port of WireGuard on this node [default: 51820]
+    #[arg(long, value_name = "PORT", env = "PODWRIGHT_WIREGUARD_PORT")]
+    pub(crate) wireguard_port: Option<u16>,
+
+    /// Name of the WireGuard link [default: pw-wg]
+    #[arg(long, value_name = "LINK", env = "PODWRIGHT_WIREGUARD_LINK")]
+    pub(crate) wireguard_link: Option<String>,
+
+    /// Age at which this node's WireGuard key is replaced, such as 12h; 0: never [default: 24h]
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "PODWRIGHT_WIREGUARD_KEY_ROTATION"
+    )]
+    pub(crate) wireguard_key_rotation: Option<String>,
 
     /// Networks outside the cluster that see pods by their own addresses, separated by commas
     /// [default: none; pods leave the cluster with the node's address]
@@ -256,6 +277,9 @@ impl NodeFlags {
             vxlan_vni,
             vxlan_port,
             vxlan_link,
+            wireguard_port,
+            wireguard_link,
+            wireguard_key_rotation,
             non_masquerade_cidrs,
             cluster_dns,
             cluster_domain,
@@ -292,7 +316,7 @@ impl NodeFlags {
     }
 
     /// What the network between nodes goes by.
-    fn overlay(&self) -> anyhow::Result<overlay::Settings> {
+    fn overlay(&self, data_dir: &Path) -> anyhow::Result<overlay::Settings> {
         let backend = self.network_backend.as_deref().unwrap_or("vxlan");
         let link = |name: &str, given: &Option<String>, default: &str| {
             let link = given.clone().unwrap_or_else(|| default.to_owned());
@@ -317,15 +341,41 @@ impl NodeFlags {
             link: link("vxlan-link", &self.vxlan_link, overlay::Settings::LINK)?,
             vni,
             port,
+            wireguard: overlay::WireGuard {
+                link: link(
+                    "wireguard-link",
+                    &self.wireguard_link,
+                    overlay::WireGuard::LINK,
+                )?,
+                ..self.wireguard(data_dir)?
+            },
             cluster: cidr::list(cluster).context("cluster-cidr")?,
             bridge: link("bridge", &self.bridge, "pw0")?,
         })
     }
 
+    /// What is particular to WireGuard, but for the link's name.
+    fn wireguard(&self, data_dir: &Path) -> anyhow::Result<overlay::WireGuard> {
+        let mut settings = overlay::WireGuard::usual(data_dir.join("overlay"));
+        if let Some(port) = self.wireguard_port {
+            ensure!(port != 0, "wireguard-port: 0 is no port");
+            settings.port = port;
+        }
+        if let Some(text) = &self.wireguard_key_rotation {
+            let age = duration(text).context("wireguard-key-rotation")?;
+            ensure!(
+                age.is_zero() || age >= LEAST_KEY_AGE,
+                "wireguard-key-rotation: {text:?} is less than a minute; 0 is never"
+            );
+            settings.rotation = Some(age).filter(|age| !age.is_zero());
+        }
+        Ok(settings)
+    }
+
     fn check(self) -> anyhow::Result<NodeConfig> {
         let cri = self.cri_settings()?;
-        let overlay = self.overlay()?;
-        let data_dir = absolute("data-dir", self.data_dir, "/var/lib/podwright")?;
+        let data_dir = absolute("data-dir", self.data_dir.clone(), "/var/lib/podwright")?;
+        let overlay = self.overlay(&data_dir)?;
         let run_dir = absolute("run-dir", self.run_dir, "/run/podwright")?;
         let node_name = match self.node_name {
             Some(name) => name,
@@ -409,6 +459,12 @@ impl NodeConfig {
     pub(crate) fn node_ip(&self) -> anyhow::Result<IpAddr> {
         let all = self.node_ips()?;
         Ok(all[0])
+    }
+
+    /// Can this kernel do what the network between nodes needs? Asked before anything is started.
+    pub(crate) fn check_backend(&self) -> anyhow::Result<()> {
+        let backend = self.overlay.backend;
+        overlay::supported(backend).with_context(|| format!("--network-backend {backend}"))
     }
 
     /// The network between nodes, as this node takes part in it.
@@ -717,6 +773,10 @@ mod tests {
             ("network-backend:", "network-backend: ipsec"),
             ("vxlan-vni:", "vxlan-vni: 16777216"),
             ("vxlan-link:", "vxlan-link: a-name-that-is-long"),
+            ("wireguard-link:", "wireguard-link: a-name-that-is-long"),
+            ("wireguard-port:", "wireguard-port: 0"),
+            ("wireguard-key-rotation", "wireguard-key-rotation: 1s"),
+            ("wireguard-key-rotation", "wireguard-key-rotation: often"),
             ("bridge:", "bridge: a/b"),
             ("cluster-cidr", "cluster-cidr: 10.42.0.0"),
             ("non-masquerade-cidrs", "non-masquerade-cidrs: here"),

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line itself.
 
+use std::time::Duration;
+
 use anyhow::Result;
-use tests::TestHost;
 use tests::host::{output_of, stdout_of};
+use tests::{TestHost, wait_until};
 
 #[test]
 fn check_finds_this_host_fit() -> Result<()> {
@@ -23,6 +25,37 @@ fn check_finds_this_host_fit() -> Result<()> {
             "{name}:\n{report}"
         );
     }
+    host.down()
+}
+
+/// A back end is used, or refused before anything is started.
+#[test]
+fn wireguard_is_used_where_the_kernel_has_it() -> Result<()> {
+    let mut host = TestHost::new()?;
+    let check = output_of(&mut host.podwright(&["check"]))?;
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    let has = check
+        .lines()
+        .any(|line| line.starts_with("ok    wireguard"));
+    host.flags = vec!["--network-backend".into(), "wireguard".into()];
+    let link = "ip link show pw-wg 2>/dev/null || true";
+    if has {
+        let server = host.server()?;
+        wait_until("the link is there", Duration::from_secs(60), || {
+            host.sh(link).is_ok_and(|links| links.contains("pw-wg"))
+        })?;
+        server.stop()?;
+        host.purge()?;
+    } else {
+        let output = output_of(&mut host.podwright(&["server"]))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("the kernel has no WireGuard: modprobe wireguard"),
+            "{said}"
+        );
+    }
+    assert_eq!(host.sh(link)?.trim(), "");
     host.down()
 }
 

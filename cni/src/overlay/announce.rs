@@ -26,13 +26,19 @@ pub struct Announcement {
     /// VXLAN: network identifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
-    /// VXLAN: UDP port.
+    /// VXLAN and WireGuard: UDP port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// WireGuard: its key, in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// WireGuard: the key that it will use soon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_public_key: Option<String>,
 }
 
 impl Announcement {
-    /// What this node has to say. `None` when it takes no part.
+    /// What this node has to say. `None` when it takes no part, or has no key for it yet.
     pub fn of(settings: &Settings, own: &Own) -> Option<Announcement> {
         let plain = Announcement {
             backend: settings.backend.name().to_owned(),
@@ -40,6 +46,8 @@ impl Announcement {
             mac: None,
             vni: None,
             port: None,
+            public_key: None,
+            next_public_key: None,
         };
         match settings.backend {
             Backend::None => None,
@@ -48,6 +56,12 @@ impl Announcement {
                 mac: Some(mac_of(&own.name).to_string()),
                 vni: Some(settings.vni),
                 port: Some(settings.port),
+                ..plain
+            }),
+            Backend::WireGuard => own.keys.map(|keys| Announcement {
+                port: Some(settings.wireguard.port),
+                public_key: Some(keys.current.to_string()),
+                next_public_key: keys.next.map(|key| key.to_string()),
                 ..plain
             }),
         }
@@ -88,6 +102,7 @@ pub fn mac_of(name: &str) -> Mac {
 
 #[cfg(test)]
 mod tests {
+    use super::super::wireguard::{PublicKey, PublicKeys, WireGuard};
     use super::*;
 
     #[test]
@@ -97,6 +112,7 @@ mod tests {
             link: Settings::LINK.into(),
             vni: 1,
             port: 8472,
+            wireguard: WireGuard::usual("/nonexistent"),
             cluster: Vec::new(),
             bridge: "pw0".into(),
         };
@@ -104,12 +120,32 @@ mod tests {
             name: "a".into(),
             addresses: vec!["192.0.2.1".parse().expect("an address")],
             pod_cidrs: Vec::new(),
+            keys: None,
         };
         let said = Announcement::of(&settings, &own).expect("a part");
         assert_eq!(Announcement::parse(&said.text()), Ok(said.clone()));
         assert_eq!(said.mac.as_deref().map(str::parse), Some(Ok(mac_of("a"))));
         let newer = said.text().replace("\"vni\"", "\"new\":[1],\"vni\"");
         assert_eq!(Announcement::parse(&newer), Ok(said));
+        let encrypted = Settings {
+            backend: Backend::WireGuard,
+            ..settings
+        };
+        assert_eq!(Announcement::of(&encrypted, &own), None, "no key yet");
+        let key = PublicKey([7; 32]);
+        let keys = |next| Own {
+            keys: Some(PublicKeys { current: key, next }),
+            ..own.clone()
+        };
+        let said = Announcement::of(&encrypted, &keys(None)).expect("a part");
+        assert_eq!(Announcement::parse(&said.text()), Ok(said.clone()));
+        assert!(!said.text().contains("next"), "{}", said.text());
+        assert_eq!(
+            (said.public_key, said.port),
+            (Some(key.to_string()), Some(51820))
+        );
+        let said = Announcement::of(&encrypted, &keys(Some(PublicKey([8; 32])))).expect("a part");
+        assert!(said.text().contains(&PublicKey([8; 32]).to_string()));
     }
 
     #[test]

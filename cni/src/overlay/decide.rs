@@ -10,6 +10,7 @@ use super::model::{
     Settings, Step, VxlanSpec,
 };
 use super::mtu;
+use super::wireguard::{self, PublicKey};
 use crate::cidr::Cidr;
 
 /// The steps that lead from what was seen to what is wanted, and what stands in their way. Whoever
@@ -21,16 +22,19 @@ pub fn decide(settings: &Settings, own: &Own, peers: &[Peer], seen: &Seen) -> De
         seen,
         decision: Decision::default(),
     };
+    if settings.backend == Backend::WireGuard {
+        work.decision.told.clone_from(&seen.told);
+    }
+    work.no_other_link();
     let link = match settings.backend {
-        Backend::Vxlan => match work.vxlan_link() {
-            Some(link) => Some(link),
-            None => return work.decision,
-        },
-        Backend::HostGw | Backend::None => {
-            work.no_link();
-            None
-        }
+        Backend::Vxlan => work.vxlan_link(),
+        Backend::WireGuard => work.wireguard_link(),
+        Backend::HostGw | Backend::None => None,
     };
+    let has_link = matches!(settings.backend, Backend::Vxlan | Backend::WireGuard);
+    if has_link && link.is_none() {
+        return work.decision;
+    }
     work.bridge();
     let mut paths = Paths::default();
     if settings.backend != Backend::None {
@@ -45,50 +49,64 @@ pub fn decide(settings: &Settings, own: &Own, peers: &[Peer], seen: &Seen) -> De
     }
     if let Some(link) = link {
         work.addresses(link);
-        work.neighbours(link, &paths);
-        work.forward(link, &paths);
+        if settings.backend == Backend::WireGuard {
+            work.wireguard_peers(link, &paths.peers);
+        } else {
+            work.neighbours(link, &paths);
+            work.forward(link, &paths);
+        }
     }
     work.routes(&paths);
     work.decision
 }
 
-struct Work<'a> {
-    settings: &'a Settings,
-    own: &'a Own,
-    seen: &'a Seen,
-    decision: Decision,
+/// Drivers of the links that back ends make.
+pub(super) const VXLAN: &str = "vxlan";
+pub(super) const WIREGUARD: &str = "wireguard";
+
+pub(super) struct Work<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) own: &'a Own,
+    pub(super) seen: &'a Seen,
+    pub(super) decision: Decision,
 }
 
 /// What leads to the other nodes.
 #[derive(Default)]
-struct Paths {
-    routes: BTreeSet<PathRoute>,
+pub(super) struct Paths {
+    pub(super) routes: BTreeSet<PathRoute>,
     neighbours: BTreeMap<IpAddr, Mac>,
     forward: BTreeMap<Mac, IpAddr>,
+    pub(super) peers: wireguard::Paths,
 }
 
 /// What nobody else may claim any more.
-struct Taken {
+pub(super) struct Taken {
     cidrs: Vec<(Cidr, String)>,
     macs: BTreeMap<Mac, String>,
+    pub(super) keys: BTreeMap<PublicKey, String>,
 }
 
 impl Taken {
     fn of(own: &Own) -> Taken {
         let cidrs = own.pod_cidrs.iter().map(|c| (*c, own.name.clone()));
+        let keys = own.keys.iter();
+        let keys = keys.flat_map(|keys| [Some(keys.current), keys.next]);
+        let keys = keys.flatten().map(|key| (key, own.name.clone()));
         Taken {
             cidrs: cidrs.collect(),
+            keys: keys.collect(),
             macs: BTreeMap::from([(mac_of(&own.name), own.name.clone())]),
         }
     }
 }
 
 impl Work<'_> {
-    fn step(&mut self, step: Step) {
+    pub(super) fn step(&mut self, step: Step) {
         self.decision.steps.push(step);
     }
 
-    fn problem(&mut self, peer: Option<&str>, text: String) {
+    pub(super) fn problem(&mut self, peer: Option<&str>, text: String) {
         self.decision.problems.push(Problem {
             peer: peer.map(str::to_owned),
             text,
@@ -100,28 +118,36 @@ impl Work<'_> {
         self.own.addresses.first().copied()
     }
 
-    /// The VXLAN link's index, when the rest can be put on it. Otherwise what makes it so is decided.
-    fn vxlan_link(&mut self) -> Option<u32> {
+    /// The largest packet of pods; none, and a problem, if the uplink is not known.
+    pub(super) fn inner_mtu(&mut self) -> Option<u32> {
         let (Some(local), Some(uplink)) = (self.outer(), &self.seen.uplink) else {
             let address = self.outer().map_or_else(String::new, |a| format!(" {a}"));
             let text = format!("no link has this node's address{address}; see --node-ip");
             self.problem(None, text);
             return None;
         };
+        let backend = self.settings.backend;
+        Some(mtu::inner(backend, uplink.mtu, local.is_ipv4()))
+    }
+
+    /// The VXLAN link's index, when the rest can be put on it. Otherwise what makes it so is decided.
+    fn vxlan_link(&mut self) -> Option<u32> {
+        let mtu = self.inner_mtu()?;
+        let local = self.outer()?;
         let spec = VxlanSpec {
             name: self.settings.link.clone(),
             vni: self.settings.vni,
             port: self.settings.port,
             local,
             mac: mac_of(&self.own.name),
-            mtu: mtu::inner(Backend::Vxlan, uplink.mtu, local.is_ipv4()),
+            mtu,
         };
         let Some(link) = &self.seen.own else {
             self.step(Step::AddVxlan(spec));
             return None;
         };
         let index = link.index;
-        if link.kind != "vxlan" {
+        if link.kind != VXLAN {
             let text = format!(
                 "link {} is there already, and is not a VXLAN link but {:?}; rename it or remove it",
                 link.name, link.kind
@@ -146,11 +172,18 @@ impl Work<'_> {
         Some(index)
     }
 
-    /// Take away what VXLAN left.
-    fn no_link(&mut self) {
-        if let Some(link) = self.seen.own.as_ref().filter(|l| l.kind == "vxlan") {
-            let step = Step::DeleteLink(link.index, "another back end is used");
-            self.step(step);
+    /// Take away what other back ends left.
+    fn no_other_link(&mut self) {
+        let backend = self.settings.backend;
+        for (link, kind, of) in [
+            (&self.seen.own, VXLAN, Backend::Vxlan),
+            (&self.seen.wireguard, WIREGUARD, Backend::WireGuard),
+        ] {
+            let link = link.as_ref().filter(|link| link.kind == kind);
+            if let Some(link) = link.filter(|_| of != backend) {
+                let step = Step::DeleteLink(link.index, "another back end is used");
+                self.step(step);
+            }
         }
     }
 
@@ -188,6 +221,9 @@ impl Work<'_> {
             self.check_range(*cidr, said.addresses.as_slice(), taken)?;
         }
         match link {
+            Some(link) if self.settings.backend == Backend::WireGuard => {
+                self.add_wireguard_peer(peer, link, taken, paths)?;
+            }
             Some(link) => self.add_vxlan_peer(peer, link, taken, paths)?,
             None => self.add_direct_peer(peer, paths),
         }
@@ -242,12 +278,7 @@ impl Work<'_> {
                 "its hardware address {mac} is that of node {whose}; give one of them another name"
             ));
         }
-        let ipv4 = self.outer().is_none_or(|a| a.is_ipv4());
-        let node = said.address(ipv4).ok_or_else(|| {
-            let family = if ipv4 { "IPv4" } else { "IPv6" };
-            format!("has no {family} address, and this node's first one is {family}")
-        })?;
-        self.check_address(node)?;
+        let node = self.outer_address(peer)?;
         taken.macs.insert(mac, peer.name.clone());
         paths.forward.insert(mac, node);
         for cidr in &peer.pod_cidrs {
@@ -262,6 +293,17 @@ impl Work<'_> {
             });
         }
         Ok(())
+    }
+
+    /// Where encapsulated packets for a node go.
+    pub(super) fn outer_address(&self, peer: &Peer) -> Result<IpAddr, String> {
+        let ipv4 = self.outer().is_none_or(|a| a.is_ipv4());
+        let node = peer.announcement.address(ipv4).ok_or_else(|| {
+            let family = if ipv4 { "IPv4" } else { "IPv6" };
+            format!("has no {family} address, and this node's first one is {family}")
+        })?;
+        self.check_address(node)?;
+        Ok(node)
     }
 
     /// One family may work where the other does not, so each range is for itself.
@@ -280,7 +322,7 @@ impl Work<'_> {
         let node = node.ok_or_else(|| format!("has no {family} address for its range {cidr}"))?;
         self.check_address(node)?;
         let near = self.seen.addresses.iter().filter(|(link, subnet)| {
-            let pods = [&self.seen.own, &self.seen.bridge];
+            let pods = [&self.seen.own, &self.seen.wireguard, &self.seen.bridge];
             let pods = pods
                 .iter()
                 .any(|l| l.as_ref().is_some_and(|l| l.index == *link));
@@ -288,7 +330,7 @@ impl Work<'_> {
         });
         let (link, _) = near.max_by_key(|(_, subnet)| subnet.prefix).ok_or_else(|| {
             format!(
-                "its address {node} is on none of this node's subnets; host-gw needs a common one, vxlan does not"
+                "its address {node} is on none of this node's subnets; host-gw needs a common one, vxlan and wireguard do not"
             )
         })?;
         Ok(PathRoute {
@@ -311,7 +353,7 @@ impl Work<'_> {
 
     /// What this node's own packets come from, so that answers take the same way back. The kernel
     /// chooses it by itself for IPv6: the address on the link.
-    fn source(&self, ipv4: bool) -> Option<IpAddr> {
+    pub(super) fn source(&self, ipv4: bool) -> Option<IpAddr> {
         let mut own = self.own.pod_cidrs.iter().filter(|c| c.is_ipv4() && ipv4);
         own.next().map(|c| c.network().addr)
     }

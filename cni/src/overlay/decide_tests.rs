@@ -3,7 +3,11 @@
 
 use super::super::Announcement;
 use super::super::model::SeenVxlan;
+use super::super::wireguard::{PublicKeys, SeenDevice, WireGuard};
 use super::*;
+
+#[path = "wireguard/decide_tests.rs"]
+mod wireguard;
 
 const UPLINK: u32 = 2;
 
@@ -21,6 +25,7 @@ fn settings(backend: Backend) -> Settings {
         link: Settings::LINK.into(),
         vni: 1,
         port: 8472,
+        wireguard: WireGuard::usual("/nonexistent"),
         cluster: vec![cidr("10.42.0.0/16"), cidr("fd42::/48")],
         bridge: "pw0".into(),
     }
@@ -37,7 +42,15 @@ fn node(number: u8) -> Own {
             cidr(&format!("10.42.{number}.0/24")),
             cidr(&format!("fd42:0:0:{number}::/64")),
         ],
+        keys: Some(PublicKeys {
+            current: key(number),
+            next: None,
+        }),
     }
+}
+
+fn key(number: u8) -> PublicKey {
+    PublicKey([number; 32])
 }
 
 fn peer(settings: &Settings, node: &Own) -> Peer {
@@ -76,7 +89,12 @@ fn bare() -> Seen {
 fn carry_out(seen: &mut Seen, step: &Step) {
     match step {
         Step::DeleteLink(index, _) => {
-            seen.own = None;
+            for link in [&mut seen.own, &mut seen.wireguard] {
+                link.take_if(|link| link.index == *index);
+            }
+            if seen.wireguard.is_none() {
+                seen.device = None;
+            }
             seen.addresses.retain(|(at, _)| at != index);
             seen.routes.retain(|r| r.link != *index);
             seen.neighbours.clear();
@@ -98,14 +116,40 @@ fn carry_out(seen: &mut Seen, step: &Step) {
                 }),
             });
         }
+        Step::AddWireGuard(name, mtu) => {
+            seen.wireguard = Some(SeenLink {
+                index: 8,
+                name: name.clone(),
+                kind: "wireguard".into(),
+                up: false,
+                mtu: *mtu,
+                mac: None,
+                vxlan: None,
+            });
+            seen.device = Some(SeenDevice::default());
+        }
+        Step::SetKey(_, key) => wireguard::device(seen).key = Some(*key),
+        Step::SetSocket(_, port) => {
+            let device = wireguard::device(seen);
+            (device.port, device.mark) = (*port, 0);
+        }
+        Step::SetPeer(_, spec) => wireguard::set_peer(seen, spec),
+        Step::DeletePeer(_, key) => {
+            wireguard::device(seen).peers.remove(key);
+        }
         Step::SetMtu(index, mtu) => {
-            let links = [&mut seen.own, &mut seen.bridge];
+            let links = [&mut seen.own, &mut seen.wireguard, &mut seen.bridge];
             for link in links.into_iter().flatten().filter(|l| l.index == *index) {
                 link.mtu = *mtu;
             }
         }
         Step::SetMac(_, mac) => seen.own.as_mut().expect("a link").mac = Some(*mac),
-        Step::SetUp(_) => seen.own.as_mut().expect("a link").up = true,
+        Step::SetUp(index) => {
+            let links = [&mut seen.own, &mut seen.wireguard];
+            for link in links.into_iter().flatten().filter(|l| l.index == *index) {
+                link.up = true;
+            }
+        }
         Step::AddAddress(link, cidr) => seen.addresses.push((*link, *cidr)),
         Step::DeleteAddress(link, cidr) => seen.addresses.retain(|a| *a != (*link, *cidr)),
         Step::SetNeighbour(_, new) => {
@@ -139,6 +183,7 @@ fn settle(settings: &Settings, own: &Own, peers: &[Peer], seen: &mut Seen) -> Ve
         for step in &decision.steps {
             carry_out(seen, step);
         }
+        seen.told = decision.told;
     }
     panic!(
         "still steps: {:?}",
@@ -272,7 +317,7 @@ fn host_gw_routes_to_the_node_and_refuses_far_ones() {
     assert_eq!(problems.len(), 1);
     assert_eq!(
         problems[0].to_string(),
-        "node n3: its address 198.51.100.3 is on none of this node's subnets; host-gw needs a common one, vxlan does not"
+        "node n3: its address 198.51.100.3 is on none of this node's subnets; host-gw needs a common one, vxlan and wireguard do not"
     );
     let gateways: Vec<_> = seen.routes.iter().filter_map(|r| r.gateway).collect();
     assert!(gateways.contains(&ip("192.0.2.2")) && gateways.contains(&ip("2001:db8::2")));

@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Looks at the kernel and carries out steps, over rtnetlink.
-//!
-//! What is looked at does not grow with the node's own pods or with other people's routes: links are
-//! asked for by name, and the kernel filters neighbours by link and routes by protocol
-//! (`NETLINK_GET_STRICT_CHK`, Linux 4.20).
+//! Looks at the kernel and carries out steps, over rtnetlink and WireGuard's generic netlink.
 
 use std::io;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::link::LinkAttribute;
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Request};
-
-use super::model::{Backend, Own, PathRoute, Peer, Problem, Seen, SeenLink, Settings, Step};
-use super::{decide, messages, mtu};
-use crate::link::{AddressSpec, LinkError, Route};
-use crate::{chain, sysctl};
+use super::act::{delete_route, is_done, perform, quiet, words};
+use super::look::{look, named, own_routes, uplink};
+use super::model::{Backend, Own, Peer, Problem, Seen, SeenLink, Settings, Step};
+use super::wireguard::{self, Tunnel};
+use super::{Announcement, decide, mtu};
+use crate::link::{LinkError, Route};
 
 /// How often steps are decided anew within one call: make the link, fill it, see that it is done.
 const ROUNDS: usize = 4;
@@ -29,6 +24,28 @@ pub enum OverlayError {
     /// The kernel did not say what it has, or did not let go of it.
     #[error("the network between nodes")]
     Link(#[from] LinkError),
+    /// The kernel makes no WireGuard link.
+    #[error(
+        "the kernel has no WireGuard: modprobe wireguard, or use a kernel with CONFIG_WIREGUARD, or another --network-backend"
+    )]
+    NoWireGuard,
+    /// No namespace to try something in.
+    #[error("making a network namespace")]
+    Namespace(#[source] io::Error),
+    /// No key can be made.
+    #[error("reading the system's randomness for a WireGuard key")]
+    Random(#[source] io::Error),
+    /// This node's WireGuard key could not be read or kept.
+    #[error("{attempt} {}", path.display())]
+    Key {
+        /// What was attempted.
+        attempt: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// What one call of [`Kernel::sync`] did.
@@ -45,13 +62,51 @@ pub struct Report {
 pub struct Kernel {
     settings: Settings,
     route: Route,
+    /// With WireGuard.
+    tunnel: Option<Tunnel>,
 }
 
 impl Kernel {
-    /// Open a socket. Changes nothing yet.
+    /// Open a socket. Changes nothing yet in the kernel. With WireGuard this node's key is read, or
+    /// made if there is none; without it, keys that were left behind are removed.
     pub fn open(settings: Settings) -> Result<Kernel, OverlayError> {
         let route = Route::open_filtering().map_err(OverlayError::Socket)?;
-        Ok(Kernel { settings, route })
+        let tunnel = if settings.backend == Backend::WireGuard {
+            Some(Tunnel::open(&settings.wireguard)?)
+        } else {
+            wireguard::remove_keys(&settings.wireguard.key_dir)?;
+            None
+        };
+        Ok(Kernel {
+            settings,
+            route,
+            tunnel,
+        })
+    }
+
+    /// What this node has to say about itself; `None` when it takes no part.
+    pub fn announcement(&self, own: &Own) -> Option<Announcement> {
+        Announcement::of(&self.settings, &self.with_keys(own))
+    }
+
+    /// Go on towards another WireGuard key, if it is time for that. `announced`: the others can know
+    /// what [`Kernel::announcement`] says now. Call it before each [`Kernel::sync`]. Returns what was
+    /// done, in words. Blocks for microseconds as a rule, and for some milliseconds to make a key.
+    ///
+    /// # Errors
+    /// When a key cannot be made or kept. The old one stays in use.
+    pub fn rotate(&mut self, announced: bool) -> Result<Option<String>, OverlayError> {
+        match &mut self.tunnel {
+            Some(tunnel) => tunnel.rotate(announced),
+            None => Ok(None),
+        }
+    }
+
+    fn with_keys(&self, own: &Own) -> Own {
+        Own {
+            keys: self.tunnel.as_ref().map(Tunnel::public_keys),
+            ..own.clone()
+        }
     }
 
     /// Make it so: look, decide, act, until nothing is left to do. Blocks for less than a
@@ -63,20 +118,22 @@ impl Kernel {
     pub fn sync(&mut self, own: &Own, peers: &[Peer]) -> Result<Report, OverlayError> {
         let mut report = Report::default();
         let mut failed = Vec::new();
+        let own = &self.with_keys(own);
         for _ in 0..ROUNDS {
-            let seen = look(&mut self.route, &self.settings, own)?;
+            let seen = self.look(own)?;
             let decision = decide(&self.settings, own, peers, &seen);
+            if let Some(tunnel) = &mut self.tunnel {
+                tunnel.told = decision.told;
+            }
             report.problems = decision.problems;
             let steps = decision.steps.into_iter();
             let steps: Vec<Step> = steps.filter(|step| !tried(&failed, step)).collect();
             if steps.is_empty() {
                 break;
             }
-            for step in steps {
-                match act(&mut self.route, &step) {
-                    Ok(()) => report.done.push(step.to_string()),
-                    Err(text) => failed.push((step, text)),
-                }
+            let mut rest = &steps[..];
+            while !rest.is_empty() {
+                rest = self.act(rest, &mut report.done, &mut failed);
             }
         }
         let failures = failed
@@ -84,6 +141,69 @@ impl Kernel {
             .map(|(_, text)| Problem { peer: None, text });
         report.problems.extend(failures);
         Ok(report)
+    }
+}
+
+impl Kernel {
+    fn look(&mut self, own: &Own) -> Result<Seen, LinkError> {
+        let mut seen = look(&mut self.route, &self.settings, own)?;
+        if let Some(tunnel) = &mut self.tunnel {
+            seen.told.clone_from(&tunnel.told);
+            let is_one = |link: &&SeenLink| link.kind == super::decide::WIREGUARD;
+            if let Some(link) = seen.wireguard.as_ref().filter(is_one) {
+                seen.device = tunnel.look(link.index)?;
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Carry out the first step, or as many as go in one request, and return the others. What is
+    /// refused together is tried one by one, to know which it is.
+    fn act<'a>(
+        &mut self,
+        steps: &'a [Step],
+        done: &mut Vec<String>,
+        failed: &mut Vec<(Step, String)>,
+    ) -> &'a [Step] {
+        let together = match &self.tunnel {
+            Some(_) => Tunnel::takes(steps),
+            None => 0,
+        };
+        let (now, rest) = steps.split_at(together.max(1));
+        if together > 1 && self.perform(now).is_ok() {
+            done.extend(now.iter().map(Step::to_string));
+            return rest;
+        }
+        for step in now {
+            match self.perform(std::slice::from_ref(step)) {
+                Ok(()) => done.push(step.to_string()),
+                Err(text) => {
+                    if let (Step::SetPeer(_, spec), Some(tunnel)) = (step, &mut self.tunnel) {
+                        tunnel.told.remove(&spec.key);
+                    }
+                    failed.push((step.clone(), text));
+                }
+            }
+        }
+        rest
+    }
+
+    fn perform(&mut self, steps: &[Step]) -> Result<(), String> {
+        let step = &steps[0];
+        let acted = match &mut self.tunnel {
+            Some(tunnel) if Tunnel::takes(steps) > 0 => tunnel.act(steps),
+            _ => perform(&mut self.route, step),
+        };
+        match acted {
+            Err(error) if is_done(step, error.errno()) => {}
+            Err(error) => return Err(words(&self.settings, step, &error)),
+            Ok(()) => {}
+        }
+        match step {
+            Step::AddVxlan(spec) => quiet(&spec.name),
+            Step::AddWireGuard(name, _) => quiet(name),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -103,179 +223,32 @@ pub fn pod_mtu(backend: Backend, outer: IpAddr) -> Result<Option<u32>, OverlayEr
     Ok(uplink.map(|link| mtu::inner(backend, link.mtu, outer.is_ipv4())))
 }
 
-/// Remove the link and every route of ours from the network namespace of the calling thread.
-/// Idempotent. Blocks for some milliseconds.
-pub fn cleanup(link: &str) -> Result<(), OverlayError> {
+/// Can this kernel do what a back end needs? Blocks for some milliseconds; leaves nothing.
+///
+/// # Errors
+/// What it lacks, and what to do.
+pub fn supported(backend: Backend) -> Result<(), OverlayError> {
+    match backend {
+        Backend::WireGuard => wireguard::try_out(),
+        // What VXLAN lacks is said when its link is made.
+        Backend::Vxlan | Backend::HostGw | Backend::None => Ok(()),
+    }
+}
+
+/// Remove the links, every route of ours from the network namespace of the calling thread, and this
+/// node's keys. Idempotent. Blocks for some milliseconds.
+pub fn cleanup(settings: &Settings) -> Result<(), OverlayError> {
     let mut route = Route::open_filtering().map_err(OverlayError::Socket)?;
     for path in own_routes(&mut route)? {
         delete_route(&mut route, &path)?;
     }
-    if let Some(link) = named(&mut route, link)?.filter(|link| link.kind == "vxlan") {
-        route.delete(link.index)?;
-    }
-    Ok(())
-}
-
-fn look(route: &mut Route, settings: &Settings, own: &Own) -> Result<Seen, LinkError> {
-    let addresses = route.addresses()?;
-    let mut seen = Seen {
-        own: named(route, &settings.link)?,
-        bridge: named(route, &settings.bridge)?,
-        routes: own_routes(route)?,
-        ..Seen::default()
-    };
-    if let Some(outer) = own.addresses.first() {
-        seen.uplink = uplink(route, &addresses, *outer)?;
-    }
-    seen.addresses = addresses;
-    if let Some(link) = seen.own.as_ref().map(|link| link.index) {
-        let known = |family| (NLM_F_DUMP, messages::neighbours_of(link, family));
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let answers = get_neighbours(route, known(family))?;
-            let found = answers.into_iter();
-            seen.neighbours
-                .extend(found.filter_map(|answer| messages::as_neighbour(link, answer)));
-        }
-        let answers = get_neighbours(route, known(AddressFamily::Bridge))?;
-        let found = answers.into_iter();
-        seen.forward = found
-            .filter_map(|answer| messages::as_forward(link, answer))
-            .collect();
-    }
-    Ok(seen)
-}
-
-fn get_neighbours(
-    route: &mut Route,
-    (flags, message): (u16, netlink_packet_route::neighbour::NeighbourMessage),
-) -> Result<Vec<Request>, LinkError> {
-    route.request(
-        || "listing the neighbours of the overlay".to_owned(),
-        vec![(flags, Request::GetNeighbour(message))],
-    )
-}
-
-fn own_routes(route: &mut Route) -> Result<Vec<PathRoute>, LinkError> {
-    let mut found = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let answers = route.request(
-            || "listing the overlay's routes".to_owned(),
-            vec![(NLM_F_DUMP, Request::GetRoute(messages::own_routes(family)))],
-        );
-        match answers {
-            Ok(answers) => found.extend(answers.into_iter().filter_map(messages::as_own_route)),
-            // A kernel without IPv6, or with no table yet.
-            Err(error) if matches!(error.errno(), Some(libc::EAFNOSUPPORT | libc::ENOENT)) => {}
-            Err(error) => return Err(error),
+    for (name, kind) in [
+        (&settings.link, super::decide::VXLAN),
+        (&settings.wireguard.link, super::decide::WIREGUARD),
+    ] {
+        if let Some(link) = named(&mut route, name)?.filter(|link| link.kind == kind) {
+            route.delete(link.index)?;
         }
     }
-    Ok(found)
-}
-
-fn named(route: &mut Route, name: &str) -> Result<Option<SeenLink>, LinkError> {
-    one(route, name, vec![LinkAttribute::IfName(name.to_owned())], 0)
-}
-
-fn uplink(
-    route: &mut Route,
-    addresses: &[(u32, crate::cidr::Cidr)],
-    outer: IpAddr,
-) -> Result<Option<SeenLink>, LinkError> {
-    let found = addresses.iter().find(|(_, cidr)| cidr.addr == outer);
-    match found {
-        Some((index, _)) => one(route, &index.to_string(), Vec::new(), *index),
-        None => Ok(None),
-    }
-}
-
-fn one(
-    route: &mut Route,
-    name: &str,
-    attributes: Vec<LinkAttribute>,
-    index: u32,
-) -> Result<Option<SeenLink>, LinkError> {
-    let asked = route.request(
-        || format!("looking up link {name}"),
-        vec![(0, Request::GetLink(messages::link(index, attributes)))],
-    );
-    match asked {
-        Ok(answers) => Ok(answers.into_iter().find_map(messages::as_seen_link)),
-        Err(error) if matches!(error.errno(), Some(libc::ENODEV | libc::ERANGE)) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// What is done already, or gone already, is no failure.
-fn act(route: &mut Route, step: &Step) -> Result<(), String> {
-    let words = |error: LinkError| match (step, error.errno()) {
-        (Step::AddRoute(path), Some(libc::EEXIST)) => format!(
-            "somebody else has a route to {}; it is left alone, remove it if it is stale",
-            path.dst
-        ),
-        (Step::AddVxlan(spec), Some(libc::EEXIST)) => format!(
-            "cannot make link {}: there is a link of that name or a VXLAN link with vni {} on port {}; choose others with --vxlan-vni and --vxlan-port",
-            spec.name, spec.vni, spec.port
-        ),
-        (Step::AddVxlan(spec), Some(libc::EOPNOTSUPP)) => format!(
-            "cannot make link {}: this kernel has no VXLAN (module vxlan)",
-            spec.name
-        ),
-        _ => chain(&error),
-    };
-    match perform(route, step) {
-        Err(error) if is_done(step, error.errno()) => Ok(()),
-        other => other.map_err(words),
-    }?;
-    if let Step::AddVxlan(spec) = step {
-        // No link-local address and nothing learnt from routers: all that is sent by itself would
-        // go to nobody.
-        for (name, value) in [("addr_gen_mode", "1"), ("accept_ra", "0")] {
-            let name = format!("ipv6/conf/{}/{name}", spec.name);
-            sysctl::set(&name, value).map_err(|e| chain(&e))?;
-        }
-    }
-    Ok(())
-}
-
-fn is_done(step: &Step, errno: Option<i32>) -> bool {
-    match step {
-        Step::DeleteLink(..) => errno == Some(libc::ENODEV),
-        Step::DeleteAddress(..) => errno == Some(libc::EADDRNOTAVAIL),
-        Step::DeleteNeighbour(..) | Step::DeleteForward(..) => errno == Some(libc::ENOENT),
-        Step::DeleteRoute(_) => errno == Some(libc::ESRCH),
-        _ => false,
-    }
-}
-
-fn perform(route: &mut Route, step: &Step) -> Result<(), LinkError> {
-    const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
-    const SET: u16 = NLM_F_CREATE | NLM_F_REPLACE;
-    let host = |cidr| AddressSpec {
-        address: cidr,
-        no_prefix_route: false,
-    };
-    let set = |index: u32, what| Request::SetLink(messages::link(index, vec![what]));
-    let request = match step {
-        Step::DeleteLink(index, _) => return route.delete(*index),
-        Step::SetUp(index) => return route.set_up(*index),
-        Step::DeleteRoute(path) => return delete_route(route, path),
-        Step::AddVxlan(spec) => (NEW, Request::NewLink(messages::new_vxlan(spec))),
-        Step::SetMtu(index, mtu) => (0, set(*index, LinkAttribute::Mtu(*mtu))),
-        Step::SetMac(index, mac) => (0, set(*index, LinkAttribute::Address(mac.0.to_vec()))),
-        Step::AddAddress(index, cidr) => (SET, Request::NewAddress(host(*cidr).message(*index))),
-        Step::DeleteAddress(index, cidr) => (0, Request::DelAddress(host(*cidr).message(*index))),
-        Step::SetNeighbour(link, n) => (SET, Request::NewNeighbour(messages::neighbour(*link, n))),
-        Step::DeleteNeighbour(link, n) => (0, Request::DelNeighbour(messages::neighbour(*link, n))),
-        Step::SetForward(link, e) => (SET, Request::NewNeighbour(messages::forward(*link, e))),
-        Step::DeleteForward(link, e) => (0, Request::DelNeighbour(messages::forward(*link, e))),
-        Step::AddRoute(path) => (NEW, Request::NewRoute(messages::route(path))),
-    };
-    route.request(|| step.to_string(), vec![request]).map(drop)
-}
-
-fn delete_route(route: &mut Route, path: &PathRoute) -> Result<(), LinkError> {
-    let request = Request::DelRoute(messages::route(path));
-    route
-        .request(|| format!("delete route {path}"), vec![(0, request)])
-        .map(drop)
+    wireguard::remove_keys(&settings.wireguard.key_dir)
 }

@@ -43,6 +43,16 @@ pub(super) fn new_vxlan(spec: &VxlanSpec) -> LinkMessage {
     message
 }
 
+pub(super) fn new_wireguard(name: &str, mtu: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Wireguard)]),
+    ];
+    message
+}
+
 /// A link with nothing but its index, to be given attributes to change.
 pub(super) fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut message = LinkMessage::default();

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The words of the overlay: settings, nodes, what the kernel has, and steps.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use super::Announcement;
+use super::wireguard::{PeerSpec, PublicKey, PublicKeys, SeenDevice, WireGuard};
 use crate::cidr::Cidr;
 
 /// How packets get from node to node.
@@ -14,6 +16,8 @@ pub enum Backend {
     /// In UDP packets between the nodes' addresses; works wherever the nodes reach each other.
     #[default]
     Vxlan,
+    /// In UDP packets between the nodes' addresses, encrypted.
+    WireGuard,
     /// As they are, routed to the other node's address, which must be on a common subnet.
     HostGw,
     /// Somebody else's business. What another back end made is taken away.
@@ -21,10 +25,18 @@ pub enum Backend {
 }
 
 impl Backend {
+    const ALL: [Backend; 4] = [
+        Backend::Vxlan,
+        Backend::WireGuard,
+        Backend::HostGw,
+        Backend::None,
+    ];
+
     /// As flags and announcements write it.
     pub fn name(self) -> &'static str {
         match self {
             Backend::Vxlan => "vxlan",
+            Backend::WireGuard => "wireguard",
             Backend::HostGw => "host-gw",
             Backend::None => "none",
         }
@@ -41,10 +53,10 @@ impl FromStr for Backend {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Backend, String> {
-        [Backend::Vxlan, Backend::HostGw, Backend::None]
+        Backend::ALL
             .into_iter()
             .find(|backend| backend.name() == text)
-            .ok_or_else(|| format!("{text:?} is none of vxlan, host-gw and none"))
+            .ok_or_else(|| format!("{text:?} is none of vxlan, wireguard, host-gw and none"))
     }
 }
 
@@ -53,12 +65,14 @@ impl FromStr for Backend {
 pub struct Settings {
     /// How packets get from node to node.
     pub backend: Backend,
-    /// Name of the link that the back end makes, if it makes one. At most 15 bytes.
+    /// Name of the VXLAN link. At most 15 bytes.
     pub link: String,
     /// VXLAN network identifier, 24 bits.
     pub vni: u32,
     /// UDP port of VXLAN.
     pub port: u16,
+    /// What is particular to WireGuard.
+    pub wireguard: WireGuard,
     /// Ranges of all pods. A node that claims others is refused.
     pub cluster: Vec<Cidr>,
     /// Bridge of this node's pods; its MTU follows that of pods.
@@ -70,7 +84,7 @@ impl Settings {
     pub const VNI: u32 = 1;
     /// See [`Settings::VNI`].
     pub const PORT: u16 = 8472;
-    /// The link's usual name.
+    /// The VXLAN link's usual name.
     pub const LINK: &'static str = "pw-vxlan";
 }
 
@@ -121,6 +135,8 @@ pub struct Own {
     pub addresses: Vec<IpAddr>,
     /// Its pods' ranges.
     pub pod_cidrs: Vec<Cidr>,
+    /// Its WireGuard keys; [`super::Kernel`] knows them.
+    pub keys: Option<PublicKeys>,
 }
 
 /// Another node.
@@ -219,8 +235,14 @@ pub struct PathRoute {
 /// What the kernel has of the overlay.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Seen {
-    /// The link by the overlay's name.
+    /// The link by VXLAN's name.
     pub own: Option<SeenLink>,
+    /// The link by WireGuard's name.
+    pub wireguard: Option<SeenLink>,
+    /// What is particular to it, if it is one.
+    pub device: Option<SeenDevice>,
+    /// Endpoints that the peers of the WireGuard link were last told to have.
+    pub told: BTreeMap<PublicKey, SocketAddr>,
     /// The bridge of this node's pods.
     pub bridge: Option<SeenLink>,
     /// The link that carries this node's first address.
@@ -229,19 +251,29 @@ pub struct Seen {
     pub addresses: Vec<(u32, Cidr)>,
     /// Our routes.
     pub routes: Vec<PathRoute>,
-    /// Permanent neighbours on the overlay link.
+    /// Permanent neighbours on the VXLAN link.
     pub neighbours: Vec<Neighbour>,
-    /// Forwarding entries of the overlay link. `mac` is all zero for one that floods.
+    /// Forwarding entries of the VXLAN link. `mac` is all zero for one that floods.
     pub forward: Vec<ForwardEntry>,
 }
 
 /// One change. A step that finds it done already succeeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Take the overlay link away, because of this.
+    /// Take a link away, because of this.
     DeleteLink(u32, &'static str),
     /// Make it, down.
     AddVxlan(VxlanSpec),
+    /// Make it, down: name, largest packet.
+    AddWireGuard(String, u32),
+    /// Give a WireGuard link the private key that belongs to this public one.
+    SetKey(u32, PublicKey),
+    /// Have it listen on this port, and send without a mark.
+    SetSocket(u32, u16),
+    /// Add or change a peer of it.
+    SetPeer(u32, PeerSpec),
+    /// Forget a peer of it.
+    DeletePeer(u32, PublicKey),
     /// Change the largest packet of a link.
     SetMtu(u32, u32),
     /// Change a hardware address.
@@ -275,6 +307,11 @@ impl fmt::Display for Step {
                 "make vxlan link {} with vni {} on {} port {}, mtu {}",
                 spec.name, spec.vni, spec.local, spec.port, spec.mtu
             ),
+            Step::AddWireGuard(name, mtu) => write!(f, "make WireGuard link {name}, mtu {mtu}"),
+            Step::SetKey(index, key) => write!(f, "set key of link {index} to that of {key}"),
+            Step::SetSocket(index, port) => write!(f, "link {index} listens on port {port}"),
+            Step::SetPeer(_, spec) => write!(f, "{spec}"),
+            Step::DeletePeer(_, key) => write!(f, "forget peer {key}"),
             Step::SetMtu(index, mtu) => write!(f, "set mtu of link {index} to {mtu}"),
             Step::SetMac(index, mac) => write!(f, "set hardware address of link {index} to {mac}"),
             Step::SetUp(index) => write!(f, "set link {index} up"),
@@ -327,4 +364,6 @@ pub struct Decision {
     pub steps: Vec<Step>,
     /// What is left undone, and why.
     pub problems: Vec<Problem>,
+    /// [`Seen::told`] when these steps are done.
+    pub told: BTreeMap<PublicKey, SocketAddr>,
 }

@@ -14,4 +14,7 @@ mod place;
 mod plugins;
 mod podman;
 mod reference;
+mod stream;
 mod trace;
+mod wire;
+mod wireguard;

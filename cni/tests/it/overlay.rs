@@ -7,30 +7,37 @@ use std::time::{Duration, Instant};
 
 use cni::cidr::Cidr;
 use cni::netns;
-use cni::overlay::{self, Announcement, Backend, Kernel, Own, Peer, Report, Settings};
+use cni::overlay::{
+    self, Announcement, Backend, Kernel, OverlayError, Own, Peer, PublicKey, PublicKeys, Report,
+    Settings, WireGuard,
+};
 
 use crate::host::{at, inside, report};
 use crate::place::{Dir, ask_udp, in_new_host, run, serve_udp};
 
-struct Node {
-    netns: PathBuf,
-    own: Own,
+pub(crate) struct Node {
+    pub(crate) netns: PathBuf,
+    pub(crate) own: Own,
 }
 
-fn settings(backend: Backend) -> Settings {
+pub(crate) fn settings(backend: Backend) -> Settings {
     let cidr = |text: &str| text.parse::<Cidr>().expect(text);
     Settings {
         backend,
         link: "pwt-vxlan".into(),
         vni: 77,
         port: 8472,
+        wireguard: WireGuard {
+            link: "pwt-wg".into(),
+            ..WireGuard::usual("/nonexistent")
+        },
         cluster: vec![cidr("10.42.0.0/16"), cidr("fd42::/48")],
         bridge: "pwt0".into(),
     }
 }
 
 /// Nodes 1 to 3 with both families. Pods' addresses are on a bridge without ports.
-fn nodes(dir: &Path) -> Vec<Node> {
+pub(crate) fn nodes(dir: &Path) -> Vec<Node> {
     run("ip", &["link", "add", "lan0", "type", "bridge"]);
     run("ip", &["link", "set", "lan0", "up"]);
     (1..=3).map(|number| node(dir, number)).collect()
@@ -67,6 +74,7 @@ fn node(dir: &Path, number: u8) -> Node {
             name: format!("n{number}"),
             addresses: addresses.map(|a| a.parse().expect("an address")).into(),
             pod_cidrs: pod_cidrs.map(|c| c.parse().expect("a range")).into(),
+            keys: None,
         },
     }
 }
@@ -99,7 +107,7 @@ fn sync_all(settings: &Settings, nodes: &[Node]) {
     }
 }
 
-fn ping(from: &Node, to: &str) -> bool {
+pub(crate) fn ping(from: &Node, to: &str) -> bool {
     let tool = if to.contains(':') { "ping6" } else { "ping" };
     inside(&from.netns, || {
         let mut command = std::process::Command::new("busybox");
@@ -136,16 +144,19 @@ fn udp_keeps_its_source(nodes: &[Node]) {
     }
 }
 
-fn ip(node: &Node, text: &str) -> String {
+pub(crate) fn ip(node: &Node, text: &str) -> String {
     inside(&node.netns, || {
         run("ip", &text.split(' ').collect::<Vec<_>>())
     })
 }
 
-/// What of the overlay is in a namespace, as ip(8) and bridge(8) tell it.
-fn traces(node: &Node) -> String {
+/// What of the overlay is in a namespace, as ip(8) tells it.
+pub(crate) fn traces(node: &Node) -> String {
     inside(&node.netns, || {
-        let mut text = run("ip", &["-o", "link", "show", "type", "vxlan"]);
+        let mut text = String::new();
+        for kind in ["vxlan", "wireguard"] {
+            text.push_str(&run("ip", &["-o", "link", "show", "type", kind]));
+        }
         for family in ["-4", "-6"] {
             let list = ["route", "show", "table", "all", "proto", "112"];
             text.push_str(&run("ip", &[&[family], &list[..]].concat()));
@@ -211,8 +222,8 @@ fn vxlan_joins_nodes_in_both_families_and_heals() {
         );
         all_reach_all(&nodes);
         for node in nodes.iter().chain([&gone]) {
-            inside(&node.netns, || overlay::cleanup("pwt-vxlan")).expect("cleanup");
-            inside(&node.netns, || overlay::cleanup("pwt-vxlan")).expect("twice");
+            inside(&node.netns, || overlay::cleanup(&settings)).expect("cleanup");
+            inside(&node.netns, || overlay::cleanup(&settings)).expect("twice");
             assert_eq!(traces(node), "");
         }
     });
@@ -232,9 +243,30 @@ fn host_gw_joins_nodes_in_both_families() {
             "{}",
             traces(&nodes[0])
         );
-        inside(&nodes[0].netns, || overlay::cleanup("pwt-vxlan")).expect("cleanup");
+        inside(&nodes[0].netns, || overlay::cleanup(&settings)).expect("cleanup");
         assert_eq!(traces(&nodes[0]), "");
     });
+}
+
+#[test]
+fn a_kernel_without_wireguard_is_named() {
+    match overlay::supported(Backend::WireGuard) {
+        Ok(()) => println!("this kernel has it"),
+        Err(OverlayError::NoWireGuard) => {
+            let dir = Dir::new();
+            let settings = Settings {
+                wireguard: WireGuard::usual(dir.path().join("keys")),
+                ..settings(Backend::WireGuard)
+            };
+            let error = Kernel::open(settings.clone()).expect_err("no WireGuard");
+            assert!(error.to_string().contains("modprobe wireguard"), "{error}");
+            assert!(!settings.wireguard.key_dir.exists(), "no key was made");
+        }
+        Err(error) => panic!("{}", report(&error)),
+    }
+    for backend in [Backend::Vxlan, Backend::HostGw, Backend::None] {
+        overlay::supported(backend).expect("needs nothing");
+    }
 }
 
 #[test]
@@ -285,6 +317,7 @@ fn the_mtu_of_pods_follows_the_uplink() {
         assert_eq!(mtu("192.0.2.1", Backend::None), None);
         ip(&nodes[0], "link set eth0 mtu 9000");
         assert_eq!(mtu("192.0.2.1", Backend::Vxlan), Some(8950));
+        assert_eq!(mtu("192.0.2.1", Backend::WireGuard), Some(8940));
         assert_eq!(mtu("192.0.2.1", Backend::HostGw), Some(9000));
         sync(&settings, &nodes, 0);
         for link in ["pwt-vxlan", "pwt0"] {
@@ -329,8 +362,10 @@ fn node_alone(dir: &Path) -> Node {
     node(dir, 1)
 }
 
-fn far_peer(settings: &Settings, number: u32) -> Peer {
+pub(crate) fn far_peer(settings: &Settings, number: u32) -> Peer {
     let (high, low) = (number / 250, number % 250 + 1);
+    let mut key = [7; 32];
+    key[..4].copy_from_slice(&number.to_ne_bytes());
     let own = Own {
         name: format!("far{number}"),
         addresses: vec![
@@ -343,6 +378,10 @@ fn far_peer(settings: &Settings, number: u32) -> Peer {
                 .parse()
                 .expect("a range"),
         ],
+        keys: Some(PublicKeys {
+            current: PublicKey(key),
+            next: None,
+        }),
     };
     Peer {
         name: own.name.clone(),

@@ -21,6 +21,8 @@ mod sys;
 mod table;
 mod terminal;
 
+pub(crate) use logs::duration;
+
 use std::path::Path;
 use std::process::ExitCode;
 

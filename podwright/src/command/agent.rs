@@ -62,6 +62,7 @@ pub(crate) struct AgentArgs {
 pub(crate) fn main(args: AgentArgs) -> anyhow::Result<ExitCode> {
     let flags = args.node.clone();
     let mut node = flags.clone().resolve()?;
+    node.check_backend()?;
     cluster_dns::complete(&mut node, &args.service_cidr)?;
     let wanted = |part: &str| !args.disable.iter().any(|name| name == part);
     let parts = Parts {

@@ -85,13 +85,13 @@ fn remove_policies(node: &NodeConfig) -> anyhow::Result<()> {
     Ok(proxy::policy::cleanup(&node.nft_table)?)
 }
 
-/// Link and routes to other nodes. With `none` there is nothing of ours, but perhaps of another node
+/// Links, keys and routes to other nodes. With `none` there is nothing of ours, but perhaps of another node
 /// in this network namespace.
 fn remove_overlay(node: &NodeConfig) -> anyhow::Result<()> {
     if node.overlay.backend == Backend::None {
         return Ok(());
     }
-    Ok(overlay::cleanup(&node.overlay.link)?)
+    Ok(overlay::cleanup(&node.overlay)?)
 }
 
 /// The bridge and the rules below it, when podwright made them: a network that the operator

@@ -84,6 +84,9 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
     let flags = args.node.clone();
     let mut node = flags.clone().resolve()?;
     let with_agent = !args.disable_agent;
+    if with_agent {
+        node.check_backend()?;
+    }
     let left_out = |part: &str| args.disable.iter().any(|name| name == part);
     let (policy, with_dns) = (!left_out(NETWORK_POLICY), !left_out(cluster_dns::PART));
     let control_plane = control_plane_config(args, &mut node)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use cni::overlay::{Announcement, Kernel, OverlayError, Own, Problem};
+use cni::overlay::{Kernel, OverlayError, Own, Peer, Problem, Report};
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::{Node, ObjectReference};
 use kube::api::{Patch, PatchParams};
@@ -115,6 +115,7 @@ impl Work {
             name: self.config.node_name.clone(),
             addresses: self.config.node_ips.clone(),
             pod_cidrs: known.pod_cidrs.clone(),
+            keys: None,
         })
     }
 
@@ -123,12 +124,14 @@ impl Work {
         let Some(own) = self.own() else { return Ok(()) };
         let (peers, mut problems) = self.nodes.peers(&own.name);
         let (kernel, settings) = (self.kernel.take(), self.config.settings.clone());
+        let said = self.nodes.get(&own.name);
+        let said = said.and_then(|known| known.announcement.clone());
         let synced = tokio::task::spawn_blocking(move || {
             let mut kernel = match kernel {
                 Some(kernel) => kernel,
                 None => Kernel::open(settings)?,
             };
-            let report = kernel.sync(&own, &peers)?;
+            let report = turn(&mut kernel, &own, &peers, said.as_deref())?;
             Ok::<_, OverlayError>((kernel, report))
         });
         match synced.await.map_err(|_| Error::Died)? {
@@ -187,12 +190,14 @@ impl Work {
         }
     }
 
-    /// Say how this node is reached, unless its Node says so already.
+    /// Say how this node is reached, unless its Node says so already. What was said before stays for
+    /// as long as the kernel cannot be looked at.
     async fn announce(&mut self) {
         let Some((own, known)) = self.own().zip(self.nodes.get(&self.config.node_name)) else {
             return;
         };
-        let wanted = Announcement::of(&self.config.settings, &own).map(|said| said.text());
+        let Some(kernel) = &self.kernel else { return };
+        let wanted = kernel.announcement(&own).map(|said| said.text());
         let again = self
             .said
             .as_ref()
@@ -215,4 +220,25 @@ impl Work {
             }
         }
     }
+}
+
+/// Go on towards another key, if it is time, and bring the kernel in line. `said` is what the Node of
+/// this node tells the others.
+fn turn(
+    kernel: &mut Kernel,
+    own: &Own,
+    peers: &[Peer],
+    said: Option<&str>,
+) -> Result<Report, OverlayError> {
+    let wanted = kernel.announcement(own).map(|wanted| wanted.text());
+    let turned = kernel.rotate(wanted.as_deref() == said);
+    let mut report = kernel.sync(own, peers)?;
+    match turned {
+        Ok(done) => report.done.extend(done),
+        Err(error) => report.problems.push(Problem {
+            peer: None,
+            text: cni::chain(&error),
+        }),
+    }
+    Ok(report)
 }
