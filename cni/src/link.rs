@@ -399,6 +399,33 @@ impl Route {
         self.request(attempt, vec![request]).map(drop)
     }
 
+    /// The addresses of one link.
+    pub fn addresses_of(&mut self, index: u32) -> Result<Vec<Cidr>, LinkError> {
+        let answers = self.address_messages(index)?;
+        Ok(answers
+            .into_iter()
+            .filter_map(as_address)
+            .map(|(_, a)| a)
+            .collect())
+    }
+
+    /// What the kernel says of the addresses of one link. It is asked for no others: they may be
+    /// as many as there are pods.
+    fn address_messages(&mut self, index: u32) -> Result<Vec<RouteNetlinkMessage>, LinkError> {
+        let mut message = AddressMessage::default();
+        message.header.index = index;
+        // Before Linux 4.20 it tells all.
+        let _ = self.socket.filter_dumps();
+        let request = RouteNetlinkMessage::GetAddress(message);
+        let attempt = || format!("listing the addresses of link {index}");
+        let mut answers = self.request(attempt, vec![(NLM_F_DUMP, request)])?;
+        answers.retain(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) => message.header.index == index,
+            _ => false,
+        });
+        Ok(answers)
+    }
+
     /// The addresses of the namespace, with the index of their link.
     pub fn addresses(&mut self) -> Result<Vec<(u32, Cidr)>, LinkError> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
@@ -412,20 +439,13 @@ impl Route {
     /// The IPv6 addresses of a link that the kernel still asks about, and those that it found to be
     /// somebody else's.
     pub(crate) fn tentative(&mut self, index: u32) -> Result<(Vec<Cidr>, Vec<Cidr>), LinkError> {
-        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let answers = self.request(
-            || format!("listing the addresses of link {index}"),
-            vec![(NLM_F_DUMP, request)],
-        )?;
+        let answers = self.address_messages(index)?;
         let (mut asked, mut duplicate) = (Vec::new(), Vec::new());
         for answer in answers {
             let RouteNetlinkMessage::NewAddress(message) = &answer else {
                 continue;
             };
             let flags = message.header.flags;
-            if message.header.index != index {
-                continue;
-            }
             let of = if flags.contains(AddressHeaderFlags::Dadfailed) {
                 &mut duplicate
             } else if flags.contains(AddressHeaderFlags::Tentative) {
@@ -465,15 +485,10 @@ impl Route {
     /// The addresses of a link that were given to it by hand and mean the same everywhere: neither
     /// those with a lifetime nor link-local ones.
     pub fn lasting_addresses(&mut self, index: u32) -> Result<Vec<Cidr>, LinkError> {
-        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
-        let answers = self.request(
-            || format!("listing the addresses of link {index}"),
-            vec![(NLM_F_DUMP, request)],
-        )?;
+        let answers = self.address_messages(index)?;
         let lasting = answers.into_iter().filter(|answer| match answer {
             RouteNetlinkMessage::NewAddress(message) => {
-                message.header.index == index
-                    && message.header.scope == AddressScope::Universe
+                message.header.scope == AddressScope::Universe
                     && message.header.flags.contains(AddressHeaderFlags::Permanent)
             }
             _ => false,

@@ -70,12 +70,7 @@ pub(super) fn be_gateway(
     for ip in &result.ips {
         wanted.extend(ip.gateway.and_then(|gw| Cidr::new(gw, ip.address.prefix)));
     }
-    let present: Vec<Cidr> = route
-        .addresses()
-        .map_err(internal)?
-        .into_iter()
-        .filter_map(|(index, address)| (index == link.index).then_some(address))
-        .collect();
+    let present = route.addresses_of(link.index).map_err(internal)?;
     wanted.retain(|address| !present.contains(address));
     for address in &wanted {
         make_room(route, conf, link, *address, &present)?;

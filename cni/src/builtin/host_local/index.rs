@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::store::Lease;
+use super::store::{Lease, overwrite};
 
 /// Below the directory of leases, so that writing here does not change that one's time.
 const DIR: &str = ".containers";
@@ -97,7 +97,7 @@ impl Index {
     pub(super) fn seal(&mut self) {
         let stamp = self.dir.join(STAMP);
         let sealed = match time_of(&self.leases).filter(|_| self.whole) {
-            Some(time) => fs::write(&stamp, time),
+            Some(time) => overwrite(&stamp, &time),
             None => Err(std::io::Error::other("not whole")),
         };
         if sealed.is_err() {

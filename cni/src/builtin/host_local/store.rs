@@ -8,6 +8,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,23 @@ impl Lease {
     fn is_of(&self, id: &str, ifname: &str) -> bool {
         lease_of(&self.id, &self.ifname, id, ifname)
     }
+}
+
+/// Puts `text` into a small file that is written all the time. What is there is not cut off before:
+/// ext4 would wait until it has reached the disk, and write the new text out at once.
+pub(super) fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)?;
+    file.write_all_at(text.as_bytes(), 0)?;
+    let length = u64::try_from(text.len()).map_err(io::Error::other)?;
+    if file.metadata()?.len() != length {
+        file.set_len(length)?;
+    }
+    Ok(())
 }
 
 pub(super) fn io_error(what: &str, path: &Path, error: &io::Error) -> PluginError {
@@ -229,7 +247,7 @@ impl Locked<'_> {
         fs::write(&unfinished, format!("{}\r\n{}", lease.id, lease.ifname)).map_err(failed)?;
         fs::rename(&unfinished, &path).map_err(failed)?;
         // A hint only: when it is lost, the search begins at the start of the range.
-        let _ = fs::write(self.last_path(set), lease.address.to_string());
+        let _ = overwrite(&self.last_path(set), &lease.address.to_string());
         self.index.add(lease);
         Ok(())
     }
