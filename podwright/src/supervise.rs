@@ -126,6 +126,28 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Starts components by `start`, and waits until told to stop and for all of them to end. A signal
+    /// while they start is no failure. When one cannot be started, those that serve end in order.
+    ///
+    /// # Errors
+    /// What `start` says, or as [`Supervisor::run_until_stopped`].
+    pub(crate) async fn run(
+        mut self,
+        start: impl AsyncFnOnce(&mut Supervisor) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let started = start(&mut self).await;
+        let told = self.stop.is_cancelled();
+        if started.is_err() {
+            self.stop.cancel();
+        }
+        let ended = self.run_until_stopped().await;
+        match started {
+            Err(cause) if told => info!("{cause:#}"),
+            other => other?,
+        }
+        ended
+    }
+
     /// Waits until told to stop, then for every component to end. A component that panics ends the
     /// process: what it was doing is unknown, and a new process repairs it at start.
     ///

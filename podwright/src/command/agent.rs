@@ -81,17 +81,19 @@ pub(crate) fn main(args: AgentArgs) -> anyhow::Result<ExitCode> {
         serving: args.tls_cert_file.zip(args.tls_private_key_file),
     };
     run_node(&node, async {
-        let mut supervisor = Supervisor::new()?;
-        let config = node.cri();
-        super::cri::reload_on_hangup(&mut supervisor, flags, config.settings.clone())?;
-        supervisor
-            .start("cri", move |ready, stop| {
-                cri::run(config.clone(), ready, stop)
-            })
-            .await?;
-        start_node(&mut supervisor, &node, credentials, parts).await?;
-        info!(node = node.node_name, "the node is running");
-        supervisor.run_until_stopped().await?;
+        let start = async |supervisor: &mut Supervisor| {
+            let config = node.cri();
+            super::cri::reload_on_hangup(supervisor, flags, config.settings.clone())?;
+            supervisor
+                .start("cri", move |ready, stop| {
+                    cri::run(config.clone(), ready, stop)
+                })
+                .await?;
+            start_node(supervisor, &node, credentials, parts).await?;
+            info!(node = node.node_name, "the node is running");
+            Ok(())
+        };
+        Supervisor::new()?.run(start).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -37,14 +37,16 @@ pub(crate) fn main(args: CriArgs) -> anyhow::Result<ExitCode> {
     }
     let config = node.cri();
     run_node(&node, async {
-        let mut supervisor = Supervisor::new()?;
-        reload_on_hangup(&mut supervisor, args.node, config.settings.clone())?;
-        supervisor
-            .start("cri", move |ready, stop| {
-                ::cri::run(config.clone(), ready, stop)
-            })
-            .await?;
-        supervisor.run_until_stopped().await?;
+        let start = async |supervisor: &mut Supervisor| {
+            reload_on_hangup(supervisor, args.node, config.settings.clone())?;
+            supervisor
+                .start("cri", move |ready, stop| {
+                    ::cri::run(config.clone(), ready, stop)
+                })
+                .await?;
+            Ok(())
+        };
+        Supervisor::new()?.run(start).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -46,13 +46,15 @@ pub(crate) fn main(args: KubeletArgs) -> anyhow::Result<ExitCode> {
     config.tls_cert_file = args.tls_cert_file;
     config.tls_private_key_file = args.tls_private_key_file;
     run_node(&node, async {
-        let mut supervisor = Supervisor::new()?;
-        supervisor
-            .start("kubelet", move |ready, stop| {
-                ::kubelet::run(config.clone(), ready, stop)
-            })
-            .await?;
-        supervisor.run_until_stopped().await?;
+        let start = async |supervisor: &mut Supervisor| {
+            supervisor
+                .start("kubelet", move |ready, stop| {
+                    ::kubelet::run(config.clone(), ready, stop)
+                })
+                .await?;
+            Ok(())
+        };
+        Supervisor::new()?.run(start).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

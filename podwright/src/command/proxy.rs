@@ -120,26 +120,28 @@ pub(crate) fn main(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let mut config = node.proxy(args.kubeconfig)?;
     config.options = options;
     run_node(&node, async {
-        let mut supervisor = Supervisor::new()?;
-        match dns {
-            // Which addresses are Services' is not known here; those that nobody has are asked for
-            // elsewhere.
-            Some(kubeconfig) => cluster_dns::start(&mut supervisor, &node, kubeconfig, "").await?,
-            None => cluster_dns::remove(&node)?,
-        }
-        supervisor
-            .start("proxy", move |ready, stop| {
-                ::proxy::run(config.clone(), ready, stop)
-            })
-            .await?;
-        if let Some(policy) = policy {
+        let start = async |supervisor: &mut Supervisor| {
+            match dns {
+                // Which addresses are Services' is not known here; those that nobody has are asked for
+                // elsewhere.
+                Some(kubeconfig) => cluster_dns::start(supervisor, &node, kubeconfig, "").await?,
+                None => cluster_dns::remove(&node)?,
+            }
             supervisor
-                .start("network-policy", move |ready, stop| {
-                    ::proxy::policy::run(policy.clone(), ready, stop)
+                .start("proxy", move |ready, stop| {
+                    ::proxy::run(config.clone(), ready, stop)
                 })
                 .await?;
-        }
-        supervisor.run_until_stopped().await?;
+            if let Some(policy) = policy {
+                supervisor
+                    .start("network-policy", move |ready, stop| {
+                        ::proxy::policy::run(policy.clone(), ready, stop)
+                    })
+                    .await?;
+            }
+            Ok(())
+        };
+        Supervisor::new()?.run(start).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -96,34 +96,36 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
     };
     let _lock = DataLock::take(&node.data_dir)?;
     run_node(&node, async {
-        let mut supervisor = Supervisor::new()?;
-        let url = format!(
-            "https://{}:{}",
-            bracketed(control_plane.advertise_address),
-            control_plane.https_listen_port
-        );
-        if with_agent {
-            let config = node.cri();
-            super::cri::reload_on_hangup(&mut supervisor, flags, config.settings.clone())?;
+        let start = async |supervisor: &mut Supervisor| {
+            let url = format!(
+                "https://{}:{}",
+                bracketed(control_plane.advertise_address),
+                control_plane.https_listen_port
+            );
+            if with_agent {
+                let config = node.cri();
+                super::cri::reload_on_hangup(supervisor, flags, config.settings.clone())?;
+                supervisor
+                    .start("cri", move |ready, stop| {
+                        cri::run(config.clone(), ready, stop)
+                    })
+                    .await?;
+            }
             supervisor
-                .start("cri", move |ready, stop| {
-                    cri::run(config.clone(), ready, stop)
+                .start("control-plane", move |ready, stop| {
+                    controlplane_lite::run(control_plane.clone(), ready, stop)
                 })
                 .await?;
-        }
-        supervisor
-            .start("control-plane", move |ready, stop| {
-                controlplane_lite::run(control_plane.clone(), ready, stop)
-            })
-            .await?;
-        if with_agent {
-            start_agent(&mut supervisor, &node, &url, parts).await?;
-        }
-        info!(
-            kubeconfig = %node.data_dir.join("server/kubeconfig.yaml").display(),
-            "the API is served at {url}"
-        );
-        supervisor.run_until_stopped().await?;
+            if with_agent {
+                start_agent(supervisor, &node, &url, parts).await?;
+            }
+            info!(
+                kubeconfig = %node.data_dir.join("server/kubeconfig.yaml").display(),
+                "the API is served at {url}"
+            );
+            Ok(())
+        };
+        Supervisor::new()?.run(start).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
