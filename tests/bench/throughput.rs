@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use cni::overlay::{Announcement, Backend, Kernel, Own, Peer, Settings};
+use cni::overlay::{Announcement, Backend, Kernel, Own, Peer, Settings, WireGuard};
 use cni::{Attachment, Capabilities, Network, PodNetwork};
 use serde_json::Value;
 
@@ -145,6 +145,7 @@ fn by_podwright(dir: &Path, nodes: &[Netns; 2]) -> Result<[Pod; 3]> {
         link: Settings::LINK.into(),
         vni: Settings::VNI,
         port: Settings::PORT,
+        wireguard: WireGuard::usual(dir.join("keys")),
         cluster: cni::cidr::list(PODS)?,
         bridge: "pw0".into(),
     };
@@ -171,6 +172,7 @@ fn own(number: u8) -> Result<Own> {
         name: format!("n{number}"),
         addresses: vec![format!("192.0.2.{number}").parse()?],
         pod_cidrs: cni::cidr::list(&format!("10.42.{number}.0/24"))?,
+        keys: None,
     })
 }
 
