@@ -74,6 +74,20 @@ fn guest() -> GuestConfig {
     GuestConfig::new(cache).file(binary(), "usr/bin/podwright")
 }
 
+/// With a program of this machine and the libraries that it is linked with. It comes before busybox's.
+fn with_program(config: GuestConfig, name: &str) -> Result<GuestConfig> {
+    let path = on_path(name)?;
+    let linked = Command::new("ldd").arg(&path).output().context("ldd")?;
+    let linked = String::from_utf8(linked.stdout)?;
+    let libraries = linked
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    let config = libraries.fold(config, |config, library| {
+        config.file(library, library.trim_start_matches('/'))
+    });
+    Ok(config.file(path, format!("usr/local/bin/{name}")))
+}
+
 fn passed(outcome: &Outcome) {
     println!("{}", outcome.output);
     let last: Vec<_> = outcome.console.lines().rev().take(20).collect();
@@ -101,14 +115,21 @@ fn the_runtimes_own_tests_pass_in_a_guest_with_cgroup_v2() -> Result<()> {
     Ok(())
 }
 
+/// And what of the pod network depends on a module: its tests with WireGuard, six of them.
 #[test]
-fn the_cri_servers_own_tests_pass_in_a_guest_with_cgroup_v2() -> Result<()> {
+fn the_cri_servers_and_wireguards_own_tests_pass_in_a_guest_with_cgroup_v2() -> Result<()> {
     let executable = test_executable("it", "exec::limits_are_applied_updated_and_counted")?;
-    let config = guest().file(executable, "usr/bin/it");
+    let network = test_executable("it", "wireguard::this_kernel_has_wireguard")?;
+    let config = guest()
+        .file(executable, "usr/bin/it")
+        .file(network, "usr/bin/network");
+    let config = with_program(with_program(config, "ip")?, "wg")?;
     let count = CRI_TESTS.split_whitespace().count();
     let script = format!(
         "it --exact --test-threads=2 {CRI_TESTS} >/tmp/said 2>&1; code=$?; cat /tmp/said\n\
-         grep -q 'ok. {count} passed' /tmp/said || exit 1; exit $code"
+         grep -q 'ok. {count} passed' /tmp/said || exit 1; [ $code = 0 ] || exit $code\n\
+         network --ignored --nocapture --test-threads=2 wireguard:: >/tmp/said 2>&1; code=$?\n\
+         cat /tmp/said; grep -q 'ok. 6 passed' /tmp/said || exit 1; exit $code"
     );
     passed(&vm::run(&config, &script, DEADLINE)?);
     Ok(())
