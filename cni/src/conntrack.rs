@@ -69,26 +69,16 @@ fn refused(what: &'static str) -> impl Fn(NetlinkError) -> ConntrackError {
 pub struct Refusal(NetlinkError);
 
 /// Delete every tracked connection that `wanted` picks, in the namespace of the calling thread.
-/// Returns how many there were. One that ends by itself meanwhile is no error.
+/// Returns how many there were. One that ends by itself meanwhile is no error. Only those that are
+/// picked are held in memory.
 pub fn delete(wanted: impl Fn(&Flow) -> bool) -> Result<usize, ConntrackError> {
     let mut socket = Socket::open(SockProtocol::NetlinkNetFilter).map_err(ConntrackError::Open)?;
     let mut deleted = 0;
     for family in [libc::AF_INET, libc::AF_INET6] {
         let family = u8::try_from(family).expect("a small number");
-        let seq = socket.take_seqs(1);
-        let request = message(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, seq, family, &[]);
-        let answers = socket
-            .exchange(&request, seq, seq)
-            .map_err(refused("listing"))?;
-        for (_, payload) in answers {
-            let Some((flow, original)) = parse(&payload) else {
-                continue;
-            };
-            if !wanted(&flow) {
-                continue;
-            }
+        for original in pick(&mut socket, family, &wanted)? {
             let seq = socket.take_seqs(1);
-            let request = message(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, seq, family, original);
+            let request = message(CT_DELETE, NLM_F_REQUEST | NLM_F_ACK, seq, family, &original);
             match socket.exchange(&request, seq, seq) {
                 Ok(_) => deleted += 1,
                 Err(error) if error.errno() == Some(libc::ENOENT) => {}
@@ -97,6 +87,26 @@ pub fn delete(wanted: impl Fn(&Flow) -> bool) -> Result<usize, ConntrackError> {
         }
     }
     Ok(deleted)
+}
+
+/// The connections of a family that are wanted, by the attribute of their original tuple.
+fn pick(
+    socket: &mut Socket,
+    family: u8,
+    wanted: impl Fn(&Flow) -> bool,
+) -> Result<Vec<Vec<u8>>, ConntrackError> {
+    let seq = socket.take_seqs(1);
+    let request = message(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, seq, family, &[]);
+    let mut picked = Vec::new();
+    let listed = socket.exchange_with(&request, seq, seq, |_, payload| {
+        if let Some((flow, original)) = parse(payload)
+            && wanted(&flow)
+        {
+            picked.push(original.to_vec());
+        }
+    });
+    listed.map_err(refused("listing"))?;
+    Ok(picked)
 }
 
 fn message(kind: u16, flags: u16, seq: u32, family: u8, attributes: &[u8]) -> Vec<u8> {

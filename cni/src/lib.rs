@@ -11,9 +11,10 @@
 //! Everything here blocks for microseconds to milliseconds on netlink sockets. [`Network`] moves
 //! that work to threads which end with the operation; nothing in this crate runs on its own.
 //! [`Network::keep`] is a future that the owner of the network polls: it hears when somebody takes a
-//! bridge or rules away, and has them restored.
+//! bridge or rules away, and has them restored; and it has the kernel forget connections of pods that
+//! are gone.
 //!
-//! What this crate never does: hold state in memory that is not on disk or in the kernel, touch an
+//! What this crate never does: hold state in memory that disk and kernel do not tell again, touch an
 //! nftables table that is not its own, or change the namespace of a thread that somebody else uses.
 
 pub mod attached;
@@ -24,7 +25,9 @@ pub mod conf;
 pub mod conntrack;
 mod exec;
 mod fields;
+mod forget;
 mod hash;
+mod known;
 pub mod link;
 mod netlink;
 pub mod netns;
@@ -39,6 +42,7 @@ mod sysctl;
 pub mod types;
 
 pub use fields::FieldError;
+pub use known::Known;
 pub use network::{
     Attached, Attachment, Capabilities, Error, Network, PortMapping, Protocol, chain,
 };

@@ -5,6 +5,7 @@
 //! one that was opened by a thread inside a pod's namespace can be used from anywhere.
 
 mod change;
+mod neighbour;
 mod port;
 mod tc;
 

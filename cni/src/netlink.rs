@@ -167,14 +167,29 @@ impl Socket {
         first_seq: u32,
         last_seq: u32,
     ) -> Result<Vec<(u16, Vec<u8>)>, NetlinkError> {
+        let mut data = Vec::new();
+        self.exchange_with(batch, first_seq, last_seq, |kind, payload| {
+            data.push((kind, payload.to_vec()));
+        })?;
+        Ok(data)
+    }
+
+    /// [`Socket::exchange`] for answers that may be too many to be kept: each is shown once.
+    pub(crate) fn exchange_with(
+        &self,
+        batch: &[u8],
+        first_seq: u32,
+        last_seq: u32,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
         send(self.fd.as_raw_fd(), batch, MsgFlags::empty())
             .map_err(|e| NetlinkError::Socket(e.into()))?;
         let mut buffer = vec![0_u8; RECEIVE_BYTES];
-        let answers = self.answers(&mut buffer, first_seq, last_seq);
+        let answered = self.answers(&mut buffer, first_seq, last_seq, &mut each);
         if self.overwrite {
             buffer.zeroize();
         }
-        answers
+        answered
     }
 
     fn answers(
@@ -182,8 +197,8 @@ impl Socket {
         buffer: &mut [u8],
         first_seq: u32,
         last_seq: u32,
-    ) -> Result<Vec<(u16, Vec<u8>)>, NetlinkError> {
-        let mut data = Vec::new();
+        each: &mut impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
         loop {
             let length = self.receive(buffer)?;
             for message in messages(&buffer[..length]) {
@@ -191,8 +206,8 @@ impl Socket {
                     continue; // the tail of an earlier batch that was refused
                 }
                 match message.outcome() {
-                    Outcome::Data => data.push((message.kind, message.payload.to_vec())),
-                    Outcome::Acknowledged if message.seq == last_seq => return Ok(data),
+                    Outcome::Data => each(message.kind, message.payload),
+                    Outcome::Acknowledged if message.seq == last_seq => return Ok(()),
                     Outcome::Acknowledged => {}
                     Outcome::Refused { errno, hint } => {
                         let index = message.seq.wrapping_sub(first_seq);

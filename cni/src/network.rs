@@ -2,6 +2,7 @@
 //! The pod network: one configuration list, and the operations on it.
 
 mod claims;
+mod gone;
 mod input;
 mod keep;
 mod losses;
@@ -16,6 +17,7 @@ pub use crate::attachment::{Attachment, Capabilities, PortMapping, Protocol};
 use crate::types::{AddResult, PluginError};
 
 use claims::Claims;
+use gone::Gone;
 use input::Extra;
 use repair::Owned;
 
@@ -89,6 +91,8 @@ struct Inner {
     claims: Claims,
     /// What [`Network::keep`] looks after.
     kept: Mutex<Owned>,
+    /// Addresses that the kernel must forget.
+    gone: Gone,
 }
 
 impl Network {
@@ -104,6 +108,7 @@ impl Network {
                 patience: PATIENCE,
                 claims: Claims::default(),
                 kept: Mutex::default(),
+                gone: Gone::default(),
             }),
         }
     }
@@ -125,6 +130,7 @@ impl Network {
                 patience,
                 claims: Claims::default(),
                 kept: Mutex::default(),
+                gone: Gone::default(),
             }),
         }
     }

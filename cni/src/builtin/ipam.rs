@@ -7,9 +7,9 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::{host_local, internal, static_ip};
-use crate::conntrack;
 use crate::exec::{self, Call};
 use crate::fields::{FieldError, Fields};
+use crate::forget;
 use crate::types::{AddResult, PluginError, code};
 
 /// Which one, with its configuration when it is built in.
@@ -92,9 +92,9 @@ impl Ipam {
         }
     }
 
-    /// Forget tracked connections of pods that are gone: a later pod with the address would get their
-    /// packets. Only `host-local` knows which addresses these are.
-    pub(super) fn forget_flows(&self, call: &Call) -> Result<(), PluginError> {
+    /// Forget tracked connections and neighbours of pods that are gone. Only `host-local` knows which
+    /// addresses these had.
+    pub(super) fn forget_the_gone(&self, call: &Call) -> Result<(), PluginError> {
         let Ipam::HostLocal(conf) = self else {
             return Ok(());
         };
@@ -103,11 +103,7 @@ impl Ipam {
         let mut kept: HashSet<IpAddr> = of_host.into_iter().map(|(_, a)| a.addr).collect();
         kept.extend(conf.store(call)?.addresses(|_, _| true)?);
         let stale = |address: IpAddr| conf.can_lease(address) && !kept.contains(&address);
-        let wanted = |flow: &conntrack::Flow| {
-            let (original, reply) = (flow.original, flow.reply);
-            stale(original.src) || stale(original.dst) || stale(reply.src)
-        };
-        conntrack::delete(wanted).map(drop).map_err(internal)
+        forget::addresses(stale).map_err(internal)
     }
 
     /// Those addresses of an attachment that somebody else has not got meanwhile. They are those of

@@ -259,7 +259,7 @@ impl Belongings<'_> {
             masquerade::delete(table, &self.ipam.leased(call, is_stale)?)?;
         }
         self.ipam.ask(call, "GC")?;
-        self.ipam.forget_flows(call)
+        self.ipam.forget_the_gone(call)
     }
 }
 

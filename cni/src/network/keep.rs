@@ -80,9 +80,14 @@ async fn heard(socket: &AsyncFd<Socket>, is_loss: impl Fn(&Heard) -> bool) -> io
 
 impl Network {
     /// Restores the host's side of attached pods when somebody takes it away: at once, and within
-    /// two seconds of a change. Never ends; dropping it stops it between two repairs, and a repair
-    /// that has begun runs to its end.
+    /// two seconds of a change. And has the kernel forget what it remembers of pods that are gone,
+    /// within two seconds. Never ends; dropping it stops it between two of these, and one that has
+    /// begun runs to its end.
     pub async fn keep(&self) {
+        tokio::join!(self.repair_forever(), self.forget_the_gone());
+    }
+
+    async fn repair_forever(&self) {
         loop {
             if let Err(error) = self.keep_once().await {
                 tracing::warn!(error = %chain(&*error), "keeping the pod network");

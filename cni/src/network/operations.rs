@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The operations on the network, as they run on a thread: plugin after plugin.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -76,8 +77,12 @@ impl Inner {
         if added.is_err() {
             let mut job = self.job(attachment, record.result.as_ref(), Extra::None);
             job.until = Instant::now() + PATIENCE_TO_UNDO.min(self.patience);
+            self.gone.note(addresses(&record));
             match self.del_all(&list, job) {
-                Ok(()) => records.remove(&record)?,
+                Ok(()) => {
+                    records.remove(&record)?;
+                    self.gone.wake();
+                }
                 Err(second) => tracing::warn!(
                     container = attachment.container_id,
                     error = %chain(&second),
@@ -112,6 +117,7 @@ impl Inner {
             })?;
             if record.result.as_ref() != Some(&result) {
                 record.result = Some(result);
+                self.forget_before(&addresses(record));
                 records.write(record)?;
             }
         }
@@ -160,8 +166,11 @@ impl Inner {
     ) -> Result<(), Error> {
         let list = record.list()?;
         let job = self.job(&record.attachment, record.result.as_ref(), extra);
+        self.gone.note(addresses(record));
         self.del_all(&list, job)?;
-        records.remove(record)
+        records.remove(record)?;
+        self.gone.wake();
+        Ok(())
     }
 
     /// Every plugin in reverse order; the first error is returned at the end.
@@ -227,6 +236,12 @@ impl Inner {
         };
         builtin::run(&plugin.kind, &call).map_err(|source| plugin_error(list, plugin, verb, source))
     }
+}
+
+/// The addresses that an attachment has, as far as it has got.
+pub(super) fn addresses(record: &Record) -> Vec<IpAddr> {
+    let ips = record.result.iter().flat_map(|result| &result.ips);
+    ips.map(|ip| ip.address.addr).collect()
 }
 
 pub(super) fn plugin_error(
