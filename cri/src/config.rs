@@ -23,6 +23,9 @@ pub struct Config {
     pub cni_bin_dir: PathBuf,
     /// Directory of `<registry>/hosts.toml` files.
     pub registries_dir: PathBuf,
+    /// Which pods the rules of NetworkPolicies know, when they are written in the same process. A
+    /// kubelet's pod is waited for before its first container can be made.
+    pub known: cni::Known,
     /// Everything else, which may change while the daemon runs.
     pub settings: Live,
 }
@@ -32,5 +35,6 @@ impl Config {
     pub fn network(&self) -> cni::Network {
         let state = Paths::new(self).network();
         cni::Network::load(&self.cni_conf_dir, &self.cni_bin_dir, &state)
+            .with_patience(self.settings.get().network.plugin_timeout)
     }
 }

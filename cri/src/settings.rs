@@ -25,6 +25,8 @@ pub struct Settings {
     pub streaming: Streaming,
     /// Pulling and keeping images.
     pub images: Images,
+    /// Attaching pods to the network.
+    pub network: Network,
     /// External OCI runtimes, by the name that a RuntimeClass gives as its handler.
     pub runtimes: BTreeMap<String, RuntimeHandler>,
     /// Node Resource Interface: plugins that see and adjust containers.
@@ -103,6 +105,27 @@ impl Default for Images {
             progress_timeout: Duration::from_secs(5 * 60),
             pinned: Vec::new(),
             auth_file: None,
+        }
+    }
+}
+
+/// Attaching pods to the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Network {
+    /// How long the CNI plugins outside of podwright may take for one operation, all together. One
+    /// that has not ended by then is killed. Fixed at start.
+    #[serde(with = "friendly")]
+    pub plugin_timeout: Duration,
+}
+
+/// There must be time to undo what was done before CRI's own deadline passes.
+const PLUGIN_TIMEOUT_MAX: Duration = Duration::from_secs(40);
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            plugin_timeout: PLUGIN_TIMEOUT_MAX,
         }
     }
 }
@@ -266,6 +289,13 @@ impl Settings {
                 "it must be between 1 and 64",
             );
         }
+        let patience = self.network.plugin_timeout;
+        if patience.is_zero() || patience > PLUGIN_TIMEOUT_MAX {
+            return wrong(
+                "network.plugin-timeout",
+                "it must be longer than zero, and at most 40s",
+            );
+        }
         if !(1..=1 << 20).contains(&self.limits.event_queue) {
             return wrong("limits.event-queue", "it must be between 1 and 1048576");
         }
@@ -369,6 +399,7 @@ impl Live {
             "streaming.enable-tls" => streaming.enable_tls,
             "streaming.tls-cert-file" => streaming.tls_cert_file,
             "streaming.tls-key-file" => streaming.tls_key_file,
+            "network.plugin-timeout" => network.plugin_timeout,
             "nri.enable" => nri.enable,
             "nri.socket-path" => nri.socket_path,
             "nri.disable-connections" => nri.disable_connections,
@@ -425,6 +456,10 @@ mod tests {
             (r#"{"runtimes":{"c":{"path":"/c","kind":"vm"}}}"#, "vm"),
             (r#"{"cgroup-driver":"openrc"}"#, "openrc"),
             (r#"{"limits":{"event-queue":0}}"#, "limits.event-queue"),
+            (
+                r#"{"network":{"plugin-timeout":"2m"}}"#,
+                "network.plugin-timeout",
+            ),
             (r#"{"images":{"progress-timeout":"soon"}}"#, "duration"),
             (r#"{"cdi":{"spec-dirs":["cdi"]}}"#, "cdi.spec-dirs"),
         ];

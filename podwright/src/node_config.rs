@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -118,10 +119,11 @@ pub(crate) struct NodeFlags {
     #[arg(long, value_name = "CIDRS", env = "PODWRIGHT_NON_MASQUERADE_CIDRS")]
     pub(crate) non_masquerade_cidrs: Option<String>,
 
-    /// Address of the cluster's DNS server, given to pods [default: the tenth of --service-cidr with
-    /// server and agent; elsewhere none, and pods use the node's resolv.conf]
+    /// Address of the cluster's DNS server, given to pods, or one of each family, separated by a comma
+    /// [default: the tenth of --service-cidr with server and agent; elsewhere none, and pods use the
+    /// node's resolv.conf]
     #[arg(long, value_name = "IP", env = "PODWRIGHT_CLUSTER_DNS")]
-    pub(crate) cluster_dns: Option<IpAddr>,
+    pub(crate) cluster_dns: Option<String>,
 
     /// Domain of the cluster [default: cluster.local]
     #[arg(long, value_name = "DOMAIN", env = "PODWRIGHT_CLUSTER_DOMAIN")]
@@ -245,6 +247,16 @@ pub(crate) struct NodeConfig {
     pub(crate) eviction_hard: Thresholds,
     pub(crate) cri_socket: PathBuf,
     pub(crate) cri: cri::Settings,
+    pub(crate) shared: Shared,
+}
+
+/// What components of one process tell each other.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shared {
+    /// Which pods the rules of NetworkPolicies know: the runtime waits for that.
+    known: cni::Known,
+    /// Counters of NetworkPolicies: the proxy shows them.
+    policies: Arc<proxy::policy::Metrics>,
 }
 
 impl NodeFlags {
@@ -397,7 +409,7 @@ impl NodeFlags {
         Ok(NodeConfig {
             log_level: self.log_level.unwrap_or_else(|| "info".into()),
             log_format: self.log_format.unwrap_or_default(),
-            node_ips: parse_node_ips(self.node_ip.as_deref().unwrap_or(""))?,
+            node_ips: parse_ips("node-ip", self.node_ip.as_deref().unwrap_or(""))?,
             node_labels: parse_labels(self.node_labels.as_deref().unwrap_or(""))?,
             cgroup_parent,
             cluster_cidr: self
@@ -405,7 +417,7 @@ impl NodeFlags {
                 .unwrap_or_else(|| DEFAULT_CLUSTER_CIDR.into()),
             non_masquerade_cidrs: cidr::list(self.non_masquerade_cidrs.as_deref().unwrap_or(""))
                 .context("non-masquerade-cidrs")?,
-            cluster_dns: self.cluster_dns.into_iter().collect(),
+            cluster_dns: parse_ips("cluster-dns", self.cluster_dns.as_deref().unwrap_or(""))?,
             cluster_domain: self
                 .cluster_domain
                 .unwrap_or_else(|| "cluster.local".into()),
@@ -438,6 +450,7 @@ impl NodeFlags {
             node_name,
             data_dir,
             run_dir,
+            shared: Shared::default(),
         })
     }
 }
@@ -499,6 +512,7 @@ impl NodeConfig {
             cni_conf_dir: self.cni_conf_dir.clone(),
             cni_bin_dir: self.cni_bin_dir.clone(),
             registries_dir: self.registries_dir.clone(),
+            known: self.shared.known.clone(),
             settings: cri::Live::new(self.cri.clone()),
         }
     }
@@ -574,11 +588,17 @@ impl NodeConfig {
             nft_table: self.nft_table.clone(),
             bridge: self.bridge.clone(),
             network_state: attachments.then(|| cri::network_state(&self.cri())),
+            known: self.shared.known.clone(),
+            metrics: self.shared.policies.clone(),
         }
     }
 
-    /// The service proxy's configuration on this node.
-    pub(crate) fn proxy(&self, kubeconfig: PathBuf) -> anyhow::Result<proxy::Config> {
+    /// The service proxy's configuration on this node. With `policies` it shows their counters, too.
+    pub(crate) fn proxy(
+        &self,
+        kubeconfig: PathBuf,
+        policies: bool,
+    ) -> anyhow::Result<proxy::Config> {
         Ok(proxy::Config {
             kubeconfig,
             node_name: self.node_name.clone(),
@@ -591,6 +611,7 @@ impl NodeConfig {
                 metrics: Some((Ipv4Addr::LOCALHOST, PROXY_METRICS_PORT).into()),
                 ..proxy::Options::default()
             },
+            policies: policies.then(|| self.shared.policies.clone()),
         })
     }
 }
@@ -651,15 +672,15 @@ fn parse_labels(text: &str) -> anyhow::Result<Vec<(String, String)>> {
 }
 
 /// One address, or one of each family.
-fn parse_node_ips(text: &str) -> anyhow::Result<Vec<IpAddr>> {
+fn parse_ips(flag: &str, text: &str) -> anyhow::Result<Vec<IpAddr>> {
     let parts = text.split(',').map(str::trim).filter(|p| !p.is_empty());
     let found: Vec<IpAddr> = parts
-        .map(|part| part.parse().with_context(|| format!("node-ip: {part:?}")))
+        .map(|part| part.parse().with_context(|| format!("{flag}: {part:?}")))
         .collect::<anyhow::Result<_>>()?;
     let of = |ipv4: bool| found.iter().filter(|ip| ip.is_ipv4() == ipv4).count();
     ensure!(
         of(true) <= 1 && of(false) <= 1,
-        "node-ip: {text:?} has two addresses of one family"
+        "{flag}: {text:?} has two addresses of one family"
     );
     Ok(found)
 }

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 pub(crate) use cni::cidr::list as cidrs;
 use cni::cidr::{Cidr, ParseCidrError};
@@ -28,6 +29,8 @@ pub struct Config {
     pub bridge: String,
     /// What has a default.
     pub options: Options,
+    /// Counters of NetworkPolicies, which `/metrics` shows as well.
+    pub policies: Option<Arc<crate::policy::Metrics>>,
 }
 
 /// What a cluster may want otherwise.

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use cni::nft::{Family, NftError, Socket, Verdict};
 
 use crate::rules::{LocalDetect, Map, SPLIT, SetName, backend_of, frontend_key, slot_key};
-use crate::service::{Backend, Frontend, Masquerade, Protocol, Refuse, Target};
+use crate::service::{Backend, Frontend, Masquerade, Refuse, Target};
 
 /// What the kernel has of a frontend.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,11 +148,7 @@ pub fn words(
 }
 
 fn heading(frontend: &Frontend, found: Option<&Found>) -> String {
-    let protocol = match frontend.protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-        Protocol::Sctp => "SCTP",
-    };
+    let protocol = frontend.protocol;
     let place = match frontend.addr {
         _ if frontend.is_node_port() => {
             let family = if frontend.is_ipv4() { "IPv4" } else { "IPv6" };

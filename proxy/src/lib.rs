@@ -23,6 +23,7 @@ pub mod dns;
 pub mod explain;
 pub mod health;
 pub mod health_ports;
+mod histogram;
 mod http;
 pub mod metrics;
 mod numbers;

@@ -6,41 +6,10 @@ use std::fmt::Write;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::histogram::{Histogram, short_buckets};
+
 /// Label values, in the order of every pair in here.
 const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
-
-/// A distribution over buckets.
-#[derive(Debug, Clone)]
-struct Histogram {
-    bounds: Vec<f64>,
-    counts: Vec<u64>,
-    sum: f64,
-    count: u64,
-}
-
-impl Histogram {
-    fn new(bounds: Vec<f64>) -> Histogram {
-        Histogram {
-            counts: vec![0; bounds.len()],
-            bounds,
-            sum: 0.0,
-            count: 0,
-        }
-    }
-
-    fn observe(&mut self, seconds: f64) {
-        for (bound, count) in self.bounds.iter().zip(&mut self.counts) {
-            *count += u64::from(seconds <= *bound);
-        }
-        self.sum += seconds;
-        self.count += 1;
-    }
-}
-
-/// 1 ms to 16 s, doubling.
-fn short_buckets() -> Vec<f64> {
-    (0..15).map(|n| 0.001 * f64::from(1 << n)).collect()
-}
 
 /// To five minutes, as the scalability objective for network programming counts.
 fn long_buckets() -> Vec<f64> {
@@ -235,12 +204,13 @@ impl Page {
             }
             let label = format!("ip_family=\"{family}\"");
             let bucket = format!("{name}_bucket");
-            for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
-                self.line(&bucket, &format!("{label},le=\"{bound}\""), *count);
+            for (bound, count) in histogram.buckets() {
+                self.line(&bucket, &format!("{label},le=\"{bound}\""), count);
             }
-            self.line(&bucket, &format!("{label},le=\"+Inf\""), histogram.count);
-            self.line(&format!("{name}_sum"), &label, histogram.sum);
-            self.line(&format!("{name}_count"), &label, histogram.count);
+            let count = histogram.count();
+            self.line(&bucket, &format!("{label},le=\"+Inf\""), count);
+            self.line(&format!("{name}_sum"), &label, histogram.sum());
+            self.line(&format!("{name}_count"), &label, count);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::health::Health;
 use crate::health_ports::Failed;
 use crate::http::{self, Answer};
 use crate::metrics::Metrics;
+use crate::policy;
 
 /// Start the servers that the configuration asks for. They end with `stop`, or with the set.
 pub(crate) fn start(
@@ -27,7 +28,10 @@ pub(crate) fn start(
     let mut servers = JoinSet::new();
     let answers: [(_, Answer); 2] = [
         (config.options.healthz, probes(health, metrics)),
-        (config.options.metrics, counters(health, metrics)),
+        (
+            config.options.metrics,
+            counters(health, metrics, config.policies.clone()),
+        ),
     ];
     for (address, answer) in answers {
         let Some(address) = address else { continue };
@@ -53,10 +57,15 @@ fn probes(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Answer {
     })
 }
 
-fn counters(health: &Arc<Health>, metrics: &Arc<Metrics>) -> Answer {
+fn counters(
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    policies: Option<Arc<policy::Metrics>>,
+) -> Answer {
     let (health, metrics) = (health.clone(), metrics.clone());
+    let policies = move || policies.as_ref().map(|metrics| metrics.render());
     Arc::new(move |path| match path {
-        "/metrics" => page(metrics.render()),
+        "/metrics" => page(metrics.render() + &policies().unwrap_or_default()),
         "/proxyMode" => page("nftables".to_owned()),
         "/healthz" if health.is_healthy() => page("ok".to_owned()),
         "/healthz" => http::status(StatusCode::SERVICE_UNAVAILABLE),

@@ -39,6 +39,7 @@ pub(crate) fn child() -> Option<Result<()>> {
         nft_table: TABLE.into(),
         bridge: "pw0".into(),
         options: proxy::Options::default(),
+        policies: None,
     };
     let run = || {
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -67,7 +67,17 @@ impl Subject for SandboxRecord {
     }
 }
 
+/// A label that kubelets give, and an annotation of those pods that they have read from files.
+const POD_UID: &str = "io.kubernetes.pod.uid";
+const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
+
 impl SandboxRecord {
+    /// Is it a kubelet's pod that the API server told it of? Then it tells others, too.
+    pub(crate) fn is_of_the_api(&self) -> bool {
+        let source = self.config.0.annotations.get(CONFIG_SOURCE);
+        self.config.0.labels.contains_key(POD_UID) && source.is_none_or(|source| source == "api")
+    }
+
     /// The state as CRI names it.
     pub(crate) fn state(&self) -> v1::PodSandboxState {
         match self.phase {

@@ -4,6 +4,7 @@
 //! The record is on disk before anything is made, so a crash at any step leaves a sandbox in phase
 //! Creating that the next start takes apart. Nobody was told its id.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ use crate::{blocking, external, ids, oci, sandbox, v1, watcher};
 const SHM_BYTES: u64 = 64 << 20;
 /// The sandbox process is the last that the kernel should choose when memory is short.
 const PAUSE_OOM_SCORE_ADJ: i32 = -998;
+/// Network policies know a pod milliseconds after its network is there, unless the API is slow.
+const KNOWN_WITHIN: Duration = Duration::from_secs(1);
 /// Making a shim, its process and cgroups takes milliseconds; a machine in trouble gets this long.
 const SHIM_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -273,7 +276,7 @@ async fn assemble(
     input.cgroup = runtime.cgroups.join(&member);
     let sandbox_plan = pause_plan(runtime, record, input, &member).await?;
     let (ips, started) = tokio::join!(
-        attach(runtime, plan.attachment.as_ref()),
+        attach(runtime, record, plan.attachment.as_ref()),
         tokio::time::timeout(SHIM_DEADLINE, shim.start_sandbox(sandbox_plan)),
     );
     runtime.settle_cgroup(&member).await?;
@@ -402,7 +405,11 @@ async fn make_cgroups(
     Ok((made, fresh))
 }
 
-async fn attach(runtime: &Runtime, attachment: Option<&cni::Attachment>) -> Result<Vec<String>> {
+async fn attach(
+    runtime: &Runtime,
+    record: &SandboxRecord,
+    attachment: Option<&cni::Attachment>,
+) -> Result<Vec<String>> {
     let Some(attachment) = attachment else {
         return Ok(Vec::new());
     };
@@ -419,6 +426,15 @@ async fn attach(runtime: &Runtime, attachment: Option<&cni::Attachment>) -> Resu
                 network::INTERFACE
             ),
         ));
+    }
+    let all: Vec<IpAddr> = result.ips.iter().map(|ip| ip.address.addr).collect();
+    let known = &runtime.config.known;
+    if record.is_of_the_api() && !known.wait(&all, KNOWN_WITHIN).await {
+        tracing::warn!(
+            sandbox.id = %record.id,
+            pod = %record.name,
+            "network policies do not know the pod yet; its first packets may be lost"
+        );
     }
     Ok(ips)
 }

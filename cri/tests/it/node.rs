@@ -142,6 +142,7 @@ fn config_in(root: &Path) -> Config {
         cni_conf_dir: root.join("net.d"),
         cni_bin_dir: root.join("bin"),
         registries_dir: root.join("certs.d"),
+        known: cni::Known::default(),
         settings: cri::Live::new(settings),
     }
 }

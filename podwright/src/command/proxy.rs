@@ -117,7 +117,7 @@ pub(crate) fn main(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     let policy = args
         .network_policy
         .then(|| node.policy(args.kubeconfig.clone(), attachments));
-    let mut config = node.proxy(args.kubeconfig)?;
+    let mut config = node.proxy(args.kubeconfig, args.network_policy)?;
     config.options = options;
     run_node(&node, async {
         let start = async |supervisor: &mut Supervisor| {

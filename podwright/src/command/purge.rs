@@ -78,7 +78,7 @@ fn end_pods(node: &NodeConfig) -> anyhow::Result<()> {
 }
 
 fn remove_services(node: &NodeConfig) -> anyhow::Result<()> {
-    Ok(proxy::cleanup(&node.proxy("/nonexistent".into())?)?)
+    Ok(proxy::cleanup(&node.proxy("/nonexistent".into(), false)?)?)
 }
 
 fn remove_policies(node: &NodeConfig) -> anyhow::Result<()> {

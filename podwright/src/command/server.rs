@@ -241,7 +241,7 @@ pub(super) async fn start_node(
             proxy::overlay::run(overlay.clone(), ready, stop)
         })
         .await?;
-    let proxy = node.proxy(credentials.proxy_kubeconfig)?;
+    let proxy = node.proxy(credentials.proxy_kubeconfig, parts.policy)?;
     supervisor
         .start("proxy", move |ready, stop| {
             proxy::run(proxy.clone(), ready, stop)

@@ -148,6 +148,11 @@ impl Classes {
         (addresses, tables.then(|| self.tables()))
     }
 
+    /// How many pods of this node are restricted.
+    pub fn restricted(&self) -> usize {
+        self.of_pod.len()
+    }
+
     fn update_subjects(&mut self, world: &World, dirty: &mut Dirty) {
         for key in std::mem::take(&mut dirty.subjects) {
             let new = world.local_pod(&key).map(|pod| subjects(world, &key, pod));

@@ -11,6 +11,8 @@
 
 pub mod blocks;
 pub mod classes;
+pub mod explain;
+mod metrics;
 mod numbers;
 pub mod parse;
 pub mod ports;
@@ -20,4 +22,5 @@ pub mod selector;
 pub mod state;
 pub mod world;
 
+pub use metrics::Metrics;
 pub use run::{Config, cleanup, run};

@@ -4,8 +4,10 @@
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Instant;
 
+use cni::Known;
 use cni::attached::{Attached, Changes, Watch};
 use cni::nft::Transaction;
 use futures::{FutureExt, Stream, StreamExt};
@@ -17,6 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::Metrics;
 use super::parse::{self, PodInfo, PolicyInfo};
 use super::rules;
 use super::selector::Labels;
@@ -45,6 +48,10 @@ pub struct Config {
     /// Where the pod network keeps its state, which says who has which address before the Pod's
     /// status does. `None`: another runtime attaches pods, and their status is what counts.
     pub network_state: Option<PathBuf>,
+    /// Is told which pods of this node the rules know.
+    pub known: Known,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Config {
@@ -81,10 +88,13 @@ pub async fn run(
             event = namespaces.next() => task.namespace(event)?,
             event = policies.next() => task.policy(event)?,
             changes = attachments.next() => task.pending.extend(changes?),
-            () = task.upkeep.foreign_change() => task.upkeep.damaged(),
+            () = task.upkeep.foreign_change() => task.damaged(),
             () = task.upkeep.waited() => {}
         }
         task.drain(pods.as_mut(), namespaces.as_mut(), policies.as_mut())?;
+        if !task.pending.is_empty() {
+            task.heard.get_or_insert_with(Instant::now);
+        }
         if task.is_due() {
             task.sync().await?;
             if task.upkeep.is_settled()
@@ -108,9 +118,20 @@ struct Task {
     namespaces: Store<Labels>,
     policies: Store<PolicyInfo>,
     pending: Vec<Change>,
+    /// When the first of the pending changes was.
+    heard: Option<Instant>,
     tools: Option<Tools>,
     upkeep: Upkeep,
     table: String,
+    known: Known,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Task {
+    /// Rules stay as they are, and nobody tells what they know.
+    fn drop(&mut self) {
+        self.known.nobody_tells();
+    }
 }
 
 impl Task {
@@ -126,12 +147,15 @@ impl Task {
             namespaces: Store::new(),
             policies: Store::new(),
             pending: Vec::new(),
+            heard: None,
             tools: Some(Tools {
                 state: State::new(&table, &settings),
                 kernel: Kernel::default(),
             }),
             upkeep: Upkeep::new(&table),
             table,
+            known: config.known.clone(),
+            metrics: config.metrics.clone(),
         }
     }
 
@@ -247,6 +271,11 @@ impl Task {
         Ok(())
     }
 
+    fn damaged(&mut self) {
+        self.metrics.repaired();
+        self.upkeep.damaged();
+    }
+
     /// Is there something to write, and may it be written?
     fn is_due(&self) -> bool {
         let known = self.pods.complete && self.namespaces.complete && self.policies.complete;
@@ -267,9 +296,19 @@ impl Task {
             tools.kernel.apply(&step)
         };
         let (outcome, port) = self.in_thread(apply).await?;
+        if outcome.is_err() {
+            self.metrics.failed();
+        }
         self.upkeep.settle(outcome);
         if self.upkeep.is_settled() {
             self.upkeep.listen(port);
+            // What the first list waited for is no latency.
+            let waited = self.heard.take().filter(|_| !full);
+            if let Some(Tools { state, .. }) = &self.tools {
+                self.known.tell(state.local());
+                let waited = waited.map(|heard| heard.elapsed());
+                self.metrics.synced(begun.elapsed(), waited, state.sizes());
+            }
             tracing::debug!(took = ?begun.elapsed(), full, changes = count, "policies are in place");
         }
         Ok(())

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the kernel's table holds, and which transaction leads from there to what is wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use cni::nft::{Data, Element, Family, Interval, Transaction};
@@ -21,6 +21,19 @@ pub struct Settings {
     pub attachments: bool,
 }
 
+/// How much there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Policies of the cluster.
+    pub policies: u64,
+    /// Pods of this node.
+    pub pods: u64,
+    /// Those that policies select.
+    pub restricted: u64,
+    /// Elements, by the name of their set; none of sets that are empty.
+    pub elements: Vec<(String, u64)>,
+}
+
 type Elements = BTreeMap<(Set, Vec<u8>), Option<Data>>;
 type Intervals = BTreeMap<(Set, Vec<u8>), Interval>;
 
@@ -32,6 +45,7 @@ pub struct State {
     world: World,
     classes: Classes,
     addresses: BTreeMap<IpAddr, Address>,
+    local: BTreeSet<IpAddr>,
     elements: Elements,
     intervals: Intervals,
 }
@@ -45,6 +59,7 @@ impl State {
             world: World::new(&settings.node, settings.attachments),
             classes: Classes::default(),
             addresses: BTreeMap::new(),
+            local: BTreeSet::new(),
             elements: Elements::new(),
             intervals: Intervals::new(),
         }
@@ -91,6 +106,10 @@ impl State {
             if old != new {
                 difference.elements(keyed(entries(ip, &old)), keyed(entries(ip, &new)));
             }
+            match new.subject {
+                Some(_) => self.local.insert(ip),
+                None => self.local.remove(&ip),
+            };
             if new != Address::default() {
                 self.addresses.insert(ip, new);
             }
@@ -104,6 +123,33 @@ impl State {
         }
         difference.write(&mut transaction);
         transaction
+    }
+
+    /// The addresses of pods of this node that the rules know.
+    pub fn local(&self) -> &BTreeSet<IpAddr> {
+        &self.local
+    }
+
+    /// How much there is.
+    pub fn sizes(&self) -> Sizes {
+        let mut elements: BTreeMap<Set, u64> = BTreeMap::new();
+        let of_addresses = self.addresses.iter();
+        let of_addresses = of_addresses.flat_map(|(ip, address)| entries(*ip, address));
+        let sets = of_addresses.map(|(set, ..)| set);
+        let sets = sets.chain(self.elements.keys().map(|(set, _)| *set));
+        for set in sets.chain(self.intervals.keys().map(|(set, _)| *set)) {
+            *elements.entry(set).or_default() += 1;
+        }
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        Sizes {
+            policies: number(self.world.policy_count()),
+            pods: number(self.world.local_pods()),
+            restricted: number(self.classes.restricted()),
+            elements: elements
+                .iter()
+                .map(|(set, n)| (set.to_string(), *n))
+                .collect(),
+        }
     }
 }
 

@@ -267,6 +267,17 @@ impl World {
         self.policies.get(namespace).into_iter().flatten()
     }
 
+    /// How many policies there are.
+    pub fn policy_count(&self) -> usize {
+        self.policies.values().map(BTreeMap::len).sum()
+    }
+
+    /// How many pods on this node have an address.
+    pub fn local_pods(&self) -> usize {
+        let local = |addresses: &&Vec<(IpAddr, bool)>| addresses.iter().any(|(_, local)| *local);
+        self.addresses.values().filter(local).count()
+    }
+
     /// A policy.
     pub fn policy(&self, namespace: &str, name: &str) -> Option<&PolicyInfo> {
         self.policies.get(namespace)?.get(name)

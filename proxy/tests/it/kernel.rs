@@ -291,6 +291,7 @@ fn a_lost_table_is_replaced_whole_and_removed_without_a_trace() {
             nft_table: "pwt".into(),
             bridge: "pwt0".into(),
             options: proxy::Options::default(),
+            policies: None,
         };
         proxy::cleanup(&config).expect("cleanup");
         proxy::cleanup(&config).expect("and again");

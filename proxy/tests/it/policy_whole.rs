@@ -51,6 +51,8 @@ fn start(api: &Api, host: &Host, wait: bool) -> Running {
                 nft_table: "pwt".into(),
                 bridge: "pwt0".into(),
                 network_state: Some(dir.join("state")),
+                known: cni::Known::default(),
+                metrics: std::sync::Arc::default(),
             };
             let run = proxy::policy::run(config, ready, stopping);
             run.await.expect("it runs");

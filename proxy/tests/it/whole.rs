@@ -60,6 +60,7 @@ fn start(extra: Value, ips: &[&str]) -> Running {
         nft_table: "pwt".into(),
         bridge: "pwt0".into(),
         options,
+        policies: None,
     };
     let (ready, is_ready) = oneshot::channel();
     let (path, serving, stopping) = (dir.path().to_owned(), api.clone(), stop.clone());

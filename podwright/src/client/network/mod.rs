@@ -3,6 +3,7 @@
 //! what the kernel has, beside what the API asks for.
 
 mod pod;
+mod policies;
 mod service;
 mod trace;
 mod way;
@@ -22,7 +23,7 @@ pub(crate) struct NetworkArgs {
 
 #[derive(Subcommand)]
 enum What {
-    /// How a pod of this node is connected, and which Services lead to it
+    /// How a pod of this node is connected, which Services lead to it, and which policies restrict it
     Pod(OfOne),
     /// Where a Service's addresses lead on this node, and which rules say so
     Service(OfOne),

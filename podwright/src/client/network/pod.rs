@@ -14,7 +14,7 @@ use proxy::parse::SERVICE_NAME_LABEL;
 
 use super::super::connection::Server;
 use super::super::failure::{Outcome, answer, say};
-use super::OfOne;
+use super::{OfOne, policies};
 use crate::node_config::NodeConfig;
 
 pub(super) async fn run(args: OfOne) -> Outcome {
@@ -45,6 +45,9 @@ pub(super) async fn run(args: OfOne) -> Outcome {
     }
     let addresses: Vec<IpAddr> = result.ips.iter().map(|ip| ip.address.addr).collect();
     for line in services(&server, &addresses).await? {
+        say(line)?;
+    }
+    for line in policies::lines(&server, &node, &args.name, &addresses).await? {
         say(line)?;
     }
     Ok(())

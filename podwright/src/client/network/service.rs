@@ -125,7 +125,7 @@ async fn node_info(
 ) -> anyhow::Result<(proxy::service::Node, proxy::rules::Settings)> {
     let api: Api<Node> = Api::all(server.client.clone());
     let info = parse::node(&answer(api.get(&config.node_name)).await?);
-    let proxy = config.proxy("/nonexistent".into())?;
+    let proxy = config.proxy("/nonexistent".into(), false)?;
     let mut node = proxy::service::Node::named(&config.node_name, &proxy.node_ips);
     node.zone.clone_from(&info.zone);
     Ok((node, proxy.settings(&info)?))
