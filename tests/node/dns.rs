@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use tests::{TestHost, wait_for, wait_until};
+use tests::{TestHost, TestNet, wait_for, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -211,5 +211,41 @@ fn the_address_can_be_left_to_another_dns() -> Result<()> {
     let service = dns_service(&host).context("the Service kube-dns")?;
     assert_eq!(service["spec"]["selector"]["k8s-app"], "kube-dns");
     server.stop()?;
+    host.down()
+}
+
+#[test]
+fn names_are_answered_over_both_families() -> Result<()> {
+    let net = TestNet::new()?;
+    let mut host = net.host(11, true)?;
+    let flags = [
+        "--cluster-cidr",
+        "10.42.0.0/16,fd42::/48",
+        "--cluster-dns",
+        "10.43.0.10,fd53::a",
+    ];
+    host.flags = flags.iter().map(ToString::to_string).collect();
+    host.busybox_image()?;
+    let server = host.server()?;
+    host.apply(CLUSTER)?;
+    host.wait_pod_ready("client")?;
+    let resolv = inside(&host, "client", "cat /etc/resolv.conf")?;
+    for line in ["nameserver 10.43.0.10", "nameserver fd53::a"] {
+        assert!(resolv.lines().any(|l| l == line), "{resolv}");
+    }
+    let web = host.get(&["service", "web"])?;
+    let web = web["spec"]["clusterIP"].as_str().context("an address")?;
+    for server in ["10.43.0.10", "fd53::a"] {
+        let name = format!("web.default.svc.cluster.local {server}");
+        resolves(&host, "client", &name, web)?;
+    }
+    server.stop()?;
+    let mut purge = host.podwright(&["purge", "--keep-data"]);
+    tests::host::stdout_of(&mut purge)?;
+    let left = host.sh("ip -o addr show dev lo")?;
+    assert!(
+        !left.contains("10.43.0.10") && !left.contains("fd53::a"),
+        "{left}"
+    );
     host.down()
 }

@@ -2,6 +2,7 @@
 //! The whole node, from outside: the real executable in test hosts on this kernel.
 
 mod bad_input;
+mod churn;
 mod command_line;
 mod crash;
 mod deployment;
@@ -9,10 +10,12 @@ mod dns;
 mod guest;
 mod harness;
 mod network;
+mod network_faults;
 mod network_policy;
 mod overlay;
 mod pods;
 mod run;
+mod services;
 mod static_pods;
 mod streams;
 mod tidy;
