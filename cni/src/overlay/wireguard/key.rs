@@ -69,7 +69,9 @@ impl PrivateKey {
 
     /// As `wg genkey` prints it.
     pub(super) fn text(&self) -> Zeroizing<String> {
-        let mut text = Zeroizing::new(STANDARD.encode(*self.0));
+        // It never grows, which would leave a copy behind.
+        let mut text = Zeroizing::new(String::with_capacity(2 * LENGTH));
+        STANDARD.encode_string(*self.0, &mut text);
         text.push('\n');
         text
     }
