@@ -3,5 +3,6 @@
 //! containerd with its own shim. They run the whole path that their users see.
 
 mod containerd;
+mod guest;
 mod podman;
 mod runtime;

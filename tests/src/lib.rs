@@ -7,6 +7,7 @@
 //! proof, so that a failed test doesn't disturb the next one.
 
 pub mod containerd;
+pub mod guest;
 pub mod host;
 pub mod image;
 pub mod leftovers;

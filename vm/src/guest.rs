@@ -40,6 +40,28 @@ impl GuestConfig {
         self.files.push((here.into(), there.into()));
         self
     }
+
+    /// Adds a program of this host and the libraries that it is linked with, as `/usr/local/bin/NAME`:
+    /// it comes before busybox's of the same name.
+    ///
+    /// # Errors
+    /// [`Error::Failed`] when `ldd` does not understand the file.
+    pub fn program(mut self, path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let linked = crate::host_program("ldd", "libc-bin", |c| c.arg(path))?;
+        for library in libraries(&linked) {
+            self = self.file(library, library);
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let there = format!("usr/local/bin/{name}");
+        Ok(self.file(path, there))
+    }
+}
+
+/// The paths in what ldd(1) says: `NAME => PATH (ADDRESS)`, or `PATH (ADDRESS)` for the loader.
+fn libraries(linked: &str) -> impl Iterator<Item = &str> {
+    let words = linked.lines().flat_map(str::split_whitespace);
+    words.filter(|word| word.starts_with('/'))
 }
 
 /// How a scenario ended.

@@ -14,15 +14,27 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const OUTER: &str = r#"
 set -e
 for tree in $TREES; do
+  if [ -e /sys/fs/cgroup/cgroup.subtree_control ]; then
+    for controller in $(cat $tree/cgroup.controllers); do
+      echo +$controller > $tree/cgroup.subtree_control || true
+    done
+  fi
   mkdir -p $tree/$NAME
   for file in cpuset.cpus cpuset.mems; do
-    if [ -e $tree/$NAME/$file ] && [ -z "$(cat $tree/$NAME/$file)" ]; then
+    if [ -e $tree/$file ] && [ -z "$(cat $tree/$NAME/$file)" ]; then
       cat $tree/$file > $tree/$NAME/$file
     fi
   done
   echo $$ > $tree/$NAME/cgroup.procs
 done
-exec unshare -C -m -p -n -u -i -f --propagation private sh "$DIR/inner"
+# Not busybox's, which its shell would prefer, and which makes no cgroup namespace.
+unshare=/usr/bin/unshare
+[ -x $unshare ] || unshare=/usr/local/bin/unshare
+# The shell between the two goes back to where it came from: on v2, a cgroup that has children with
+# limits may hold no process. The file is open before, as a cgroup namespace does not show the place.
+exec 9>/dev/null
+[ ! -e /sys/fs/cgroup/cgroup.procs ] || exec 9>/sys/fs/cgroup/cgroup.procs
+exec $unshare -C -m -p -n -u -i --propagation private sh -c 'sh "$DIR/inner" 9>&- & echo 0 >&9; wait $!'
 "#;
 
 /// A root of its own with the host's programs, then systemd in it.
@@ -32,7 +44,9 @@ R=$DIR/root
 mkdir $R && mount -t tmpfs tmpfs $R
 mkdir -p $R/usr $R/proc $R/sys $R/dev $R/run $R/tmp $R/etc $R/units $R/out
 mount --bind /usr $R/usr
-for link in bin sbin lib lib64; do ln -s usr/$link $R/$link; done
+for dir in bin sbin lib lib64; do
+  if [ -L /$dir ]; then ln -s usr/$dir $R/$dir; else mkdir $R/$dir && mount --bind /$dir $R/$dir; fi
+done
 mount --bind "$DIR" $R/out
 cp "$EXE" "$DIR/probe"
 mount -t proc proc $R/proc
@@ -69,7 +83,7 @@ StandardOutput=append:/out/log
 StandardError=append:/out/log
 END
 cd $R
-exec env -i PATH=/usr/sbin:/usr/bin container=podwright SYSTEMD_UNIT_PATH=/units:/run/systemd/system.control:/run/systemd/transient \
+exec env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/bin container=podwright SYSTEMD_UNIT_PATH=/units:/run/systemd/system.control:/run/systemd/transient \
   SYSTEMD_GENERATOR_PATH=/nothing chroot $R $SYSTEMD --system --unit=probe.target \
   --log-target=console --log-level=notice --show-status=no
 "#;
