@@ -12,7 +12,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::Path;
-use std::time::SystemTime;
 
 use xattr::FileExt;
 
@@ -108,7 +107,7 @@ fn copy(from: &File, to: &File) -> io::Result<()> {
         }
     }
     let times = std::fs::FileTimes::new()
-        .set_accessed(SystemTime::from(seen.accessed()?))
+        .set_accessed(seen.accessed()?)
         .set_modified(seen.modified()?);
     to.set_times(times)
 }
