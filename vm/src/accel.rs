@@ -2,11 +2,11 @@
 //! Hardware acceleration, believed only after a guest has booted with it.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use crate::guest::wait;
+use crate::qemu::{self, Qemu};
 use crate::{Error, Kernel, initramfs};
 
 /// How the guest's processor is made.
@@ -45,11 +45,11 @@ fn boots_with_kvm(kernel: &Kernel) -> Result<bool, Error> {
     let dir = tempfile::tempdir().map_err(Error::io("creating", std::env::temp_dir()))?;
     let initrd = dir.path().join("initrd");
     std::fs::write(&initrd, initramfs::build(kernel)?).map_err(Error::io("writing", &initrd))?;
-    let console = dir.path().join("console");
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = qemu::command();
     Accel::Kvm.arguments(&mut command);
+    qemu::console_to_file(&mut command, dir.path());
     command
-        .args(["-nodefaults", "-no-reboot", "-display", "none", "-m", "256"])
+        .args(["-m", "256"])
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")
@@ -57,14 +57,13 @@ fn boots_with_kvm(kernel: &Kernel) -> Result<bool, Error> {
         .args([
             "-append",
             &format!("console=ttyS0 panic=-1 {}", initramfs::PROBE),
-        ])
-        .arg("-serial")
-        .arg(format!("file:{}", console.display()));
+        ]);
+    let mut guest = Qemu::start(&mut command, Stdio::null(), dir.path())?;
     // A guest that hangs, and a QEMU that gives up, are the answers that the probe is for.
-    match wait(&mut command, PROBE, dir.path()) {
+    match qemu::wait(PROBE, || guest.ended()) {
         Ok(_) | Err(Error::Qemu { .. }) => {}
         Err(error) => return Err(error),
     }
-    let said = std::fs::read(&console).unwrap_or_default();
+    let said = std::fs::read(dir.path().join("console")).unwrap_or_default();
     Ok(String::from_utf8_lossy(&said).contains(initramfs::PROBED))
 }

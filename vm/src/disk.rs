@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use crate::{Error, host_program};
+use crate::wire::{self, Place};
+use crate::{Error, GuestConfig, host_program};
 
 /// What the guest does on its disk: everything a Linux machine has before a node starts, then the
 /// scenario, whose output and exit code go to ports of their own.
@@ -25,12 +26,9 @@ mkdir /sys/fs/cgroup/first
 rmdir /sys/fs/cgroup/first
 echo -memory >/sys/fs/cgroup/cgroup.subtree_control
 mount --make-rshared /
-hostname guest
+hostname $(cat /etc/hostname)
 ip link set lo up
-ip link add uplink0 type dummy
-ip addr add 192.0.2.10/24 dev uplink0
-ip link set uplink0 up
-ip route add default via 192.0.2.1
+. /uplink.sh
 cd /root
 output=$(ls /dev/vport*p1) exit=$(ls /dev/vport*p2)
 sh /scenario.sh >$output 2>&1 </dev/null
@@ -56,12 +54,12 @@ const DIRECTORIES: &[&str] = &[
     "var/log",
 ];
 
-/// Makes the disk image at `image` with `files` (host path, guest path) and the scenario.
+/// Makes the disk image at `image` with the guest's files, its place on the wire and the scenario.
 pub(crate) fn build(
     image: &Path,
-    size_mib: u32,
-    files: &[(PathBuf, String)],
+    config: &GuestConfig,
     script: &str,
+    place: Option<Place>,
 ) -> Result<(), Error> {
     let staging = tempfile::Builder::new()
         .prefix("podwright-disk-")
@@ -76,7 +74,13 @@ pub(crate) fn build(
         .map_err(Error::io("opening to all", root.join("tmp")))?;
     busybox(root)?;
     write(&root.join("init"), INIT, 0o755)?;
+    write(&root.join("uplink.sh"), &wire::script(place), 0o644)?;
     write(&root.join("scenario.sh"), script, 0o755)?;
+    write(
+        &root.join("etc/hostname"),
+        &format!("{}\n", config.name),
+        0o644,
+    )?;
     write(
         &root.join("etc/passwd"),
         "root:x:0:0:root:/root:/bin/sh\n",
@@ -90,7 +94,7 @@ pub(crate) fn build(
         "nameserver 192.0.2.1\n",
         0o644,
     )?;
-    for (from, to) in files {
+    for (from, to) in &config.files {
         let to = root.join(to.trim_start_matches('/'));
         if let Some(dir) = to.parent() {
             fs::create_dir_all(dir).map_err(Error::io("creating", dir))?;
@@ -101,7 +105,7 @@ pub(crate) fn build(
         c.args(["-q", "-F", "-O", "^has_journal", "-d"])
             .arg(root)
             .arg(image)
-            .arg(format!("{size_mib}M"))
+            .arg(format!("{}M", config.disk_mib))
     })?;
     Ok(())
 }

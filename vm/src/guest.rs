@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-//! One guest, from boot to power-off.
+//! Guests, from boot to power-off.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use crate::qemu::{self, Qemu};
+use crate::wire::{self, Place};
 use crate::{Accel, Error, Kernel, disk, initramfs};
 
 /// What a guest is made of.
@@ -12,6 +14,8 @@ use crate::{Accel, Error, Kernel, disk, initramfs};
 pub struct GuestConfig {
     /// Where the kernel is kept between runs.
     pub cache: PathBuf,
+    /// Its host name, and what errors call it.
+    pub name: String,
     /// Files on the guest's disk: path here, path there. Modes are kept.
     pub files: Vec<(PathBuf, String)>,
     pub memory_mib: u32,
@@ -22,10 +26,11 @@ pub struct GuestConfig {
 }
 
 impl GuestConfig {
-    /// Two processors, 2 GiB of memory, and a sparse disk of 4 GiB.
+    /// A guest called `guest` with two processors, 2 GiB of memory, and a sparse disk of 4 GiB.
     pub fn new(cache: impl Into<PathBuf>) -> Self {
         Self {
             cache: cache.into(),
+            name: "guest".into(),
             files: Vec::new(),
             memory_mib: 2048,
             cpus: 2,
@@ -67,7 +72,7 @@ fn libraries(linked: &str) -> impl Iterator<Item = &str> {
 /// How a scenario ended.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// The script's exit code; none if the guest ended before the script did.
+    /// The script's exit code; none if the guest ended, or was ended, before the script did.
     pub exit_code: Option<i32>,
     /// What the script printed on standard output and standard error.
     pub output: String,
@@ -82,24 +87,29 @@ pub struct Outcome {
 /// # Errors
 /// Missing programs, a kernel package that cannot be had, or a guest that is not done by `deadline`.
 pub fn run(config: &GuestConfig, script: &str, deadline: Duration) -> Result<Outcome, Error> {
-    let (dir, mut command, accel) = prepare(config, script)?;
-    console_to_file(&mut command, dir.path());
-    let ended = wait(&mut command, deadline, dir.path());
-    if let Some(logs) = &config.logs {
-        keep(dir.path(), logs)?;
-    }
-    let ended = ended?;
-    let (console, output) = (read(dir.path(), "console"), read(dir.path(), "output"));
-    if !ended {
-        let said = format!("{}\noutput so far:\n{output}", tail(&console));
-        return Err(Error::Deadline(deadline, said));
-    }
-    Ok(Outcome {
-        exit_code: read(dir.path(), "exit").trim().parse().ok(),
-        output,
-        console,
-        accel,
-    })
+    let guest = Guest::start(config, script, None)?;
+    let [outcome] = run_all([guest], deadline)?;
+    Ok(outcome)
+}
+
+/// The same with two guests side by side, which reach each other over a wire of their own. They have
+/// the places of [`Place::PAIR`], in this order.
+///
+/// Returns when both have powered off. When one fails (its script's exit code is not 0, or there is
+/// none), the other is ended at once and has no exit code.
+///
+/// # Errors
+/// As [`run`]; both guests are ended then.
+pub fn run_pair(
+    guests: [(&GuestConfig, &str); 2],
+    deadline: Duration,
+) -> Result<[Outcome; 2], Error> {
+    let [one_end, other_end] = wire::pair()?;
+    let [(one, script), (other, other_script)] = guests;
+    let one = Guest::start(one, script, Some((Place::PAIR[0], one_end.into())))?;
+    let other_place = (Place::PAIR[1], other_end.into());
+    let other = Guest::start(other, other_script, Some(other_place))?;
+    run_all([one, other], deadline)
 }
 
 /// Boots a guest with a shell on this terminal, and returns when it has powered off: leave the shell,
@@ -110,24 +120,112 @@ pub fn run(config: &GuestConfig, script: &str, deadline: Duration) -> Result<Out
 pub fn shell(config: &GuestConfig) -> Result<(), Error> {
     // The serial port is not the scenario's output, so the shell is moved there.
     let script = "exec setsid cttyhack sh -il </dev/ttyS0 >/dev/ttyS0 2>&1";
-    let (_dir, mut command, _accel) = prepare(config, script)?;
+    let (dir, mut command, _accel) = prepare(config, script, None)?;
     command.args(["-serial", "mon:stdio"]);
-    let child = spawn(&mut command)?;
-    let status = Qemu(child).0.wait();
-    let status = status.map_err(Error::io("waiting for", QEMU))?;
-    if status.success() {
-        return Ok(());
-    }
-    let stderr = String::from("see above");
-    Err(Error::Qemu { status, stderr })
+    Qemu::on_terminal(&mut command, dir.path())
 }
 
-const QEMU: &str = "qemu-system-x86_64";
+/// A guest that runs.
+struct Guest {
+    name: String,
+    logs: Option<PathBuf>,
+    accel: Accel,
+    qemu: Qemu,
+    // After the process that uses it.
+    dir: tempfile::TempDir,
+}
+
+impl Guest {
+    fn start(
+        config: &GuestConfig,
+        script: &str,
+        wire: Option<(Place, Stdio)>,
+    ) -> Result<Self, Error> {
+        let (place, stdin) = wire.unzip();
+        let (dir, mut command, accel) = prepare(config, script, place)?;
+        qemu::console_to_file(&mut command, dir.path());
+        let stdin = stdin.unwrap_or_else(Stdio::null);
+        Ok(Self {
+            name: config.name.clone(),
+            logs: config.logs.clone(),
+            accel,
+            qemu: Qemu::start(&mut command, stdin, dir.path())?,
+            dir,
+        })
+    }
+
+    fn read(&self, name: &str) -> String {
+        let bytes = std::fs::read(self.dir.path().join(name)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    fn outcome(&self) -> Outcome {
+        Outcome {
+            exit_code: self.read("exit").trim().parse().ok(),
+            output: self.read("output"),
+            console: self.read("console"),
+            accel: self.accel,
+        }
+    }
+
+    fn keep_logs(&self) -> Result<(), Error> {
+        let Some(logs) = &self.logs else {
+            return Ok(());
+        };
+        std::fs::create_dir_all(logs).map_err(Error::io("creating", logs))?;
+        for name in ["console", "output", "qemu"] {
+            let from = self.dir.path().join(name);
+            if from.exists() {
+                std::fs::copy(&from, logs.join(name)).map_err(Error::io("copying", from))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a person wants to see of a guest that was ended.
+    fn so_far(&self) -> String {
+        let said = self.outcome();
+        format!(
+            "{}: console ends with:\n{}\noutput so far:\n{}",
+            self.name,
+            tail(&said.console),
+            said.output
+        )
+    }
+}
+
+/// Waits for guests to end. Those that run when one has failed, or at the deadline, are ended.
+fn run_all<const N: usize>(
+    mut guests: [Guest; N],
+    deadline: Duration,
+) -> Result<[Outcome; N], Error> {
+    let ended = qemu::wait(deadline, || all_ended(&mut guests));
+    guests.iter().try_for_each(Guest::keep_logs)?;
+    if !ended? {
+        let said: Vec<_> = guests.iter().map(Guest::so_far).collect();
+        return Err(Error::Deadline(deadline, said.join("\n")));
+    }
+    Ok(guests.map(|guest| guest.outcome()))
+}
+
+/// True, too, when one ended that did not succeed.
+fn all_ended(guests: &mut [Guest]) -> Result<bool, Error> {
+    let mut all = true;
+    for guest in guests {
+        if !guest.qemu.ended()? {
+            all = false;
+        } else if guest.outcome().exit_code != Some(0) {
+            return Ok(true);
+        }
+    }
+    Ok(all)
+}
 
 /// All of a guest but where its serial port leads.
 fn prepare(
     config: &GuestConfig,
     script: &str,
+    place: Option<Place>,
 ) -> Result<(tempfile::TempDir, Command, Accel), Error> {
     let kernel = Kernel::fetch(&config.cache)?;
     let accel = Accel::probe(&kernel)?;
@@ -138,124 +236,39 @@ fn prepare(
     let at = |name: &str| dir.path().join(name);
     std::fs::write(at("initrd"), initramfs::build(&kernel)?)
         .map_err(Error::io("writing", at("initrd")))?;
-    disk::build(&at("disk"), config.disk_mib, &config.files, script)?;
-    let mut command = Command::new(QEMU);
+    disk::build(&at("disk"), config, script, place)?;
+    let mut command = qemu::command();
     accel.arguments(&mut command);
-    machine(&mut command, config, &kernel, dir.path());
+    qemu::machine(&mut command, config, &kernel, dir.path());
+    if let Some(place) = place {
+        place.arguments(&mut command);
+    }
     Ok((dir, command, accel))
-}
-
-fn read(dir: &Path, name: &str) -> String {
-    let bytes = std::fs::read(dir.join(name)).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn keep(dir: &Path, logs: &Path) -> Result<(), Error> {
-    std::fs::create_dir_all(logs).map_err(Error::io("creating", logs))?;
-    for name in ["console", "output", "qemu"] {
-        let from = dir.join(name);
-        if from.exists() {
-            std::fs::copy(&from, logs.join(name)).map_err(Error::io("copying", from))?;
-        }
-    }
-    Ok(())
-}
-
-fn console_to_file(command: &mut Command, dir: &Path) {
-    let path = dir.join("console");
-    command
-        .arg("-serial")
-        .arg(format!("file:{}", path.display()));
-}
-
-fn machine(command: &mut Command, config: &GuestConfig, kernel: &Kernel, dir: &Path) {
-    let chardev = |id: &str| format!("file,id={id},path={}", dir.join(id).display());
-    command
-        .args(["-nodefaults", "-no-reboot", "-display", "none"])
-        .args([
-            "-m",
-            &config.memory_mib.to_string(),
-            "-smp",
-            &config.cpus.to_string(),
-        ])
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .arg("-initrd")
-        .arg(dir.join("initrd"))
-        .args([
-            "-append",
-            "console=ttyS0 panic=-1 systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all",
-        ])
-        .arg("-drive")
-        .arg(format!(
-            "file={},if=virtio,format=raw,cache=unsafe",
-            dir.join("disk").display()
-        ))
-        .args(["-device", "virtio-rng-pci"])
-        .args(["-device", "virtio-serial-pci"])
-        .args([
-            "-chardev",
-            &chardev("output"),
-            "-device",
-            "virtserialport,chardev=output,nr=1",
-        ])
-        .args([
-            "-chardev",
-            &chardev("exit"),
-            "-device",
-            "virtserialport,chardev=exit,nr=2",
-        ]);
-}
-
-/// Ends its process when dropped, whatever happened in between.
-struct Qemu(Child);
-
-impl Drop for Qemu {
-    fn drop(&mut self) {
-        // A process that has ended already needs nothing.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn spawn(command: &mut Command) -> Result<Child, Error> {
-    command.spawn().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::Missing {
-            program: QEMU,
-            package: "qemu-system-x86",
-        },
-        _ => Error::io("starting", QEMU)(error),
-    })
-}
-
-/// Runs QEMU until it ends (true) or the deadline passes (false; it is killed then). What it says
-/// goes to the file `qemu` in `dir`.
-pub(crate) fn wait(command: &mut Command, deadline: Duration, dir: &Path) -> Result<bool, Error> {
-    let said = dir.join("qemu");
-    let stderr = std::fs::File::create(&said).map_err(Error::io("creating", &said))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(stderr);
-    let mut qemu = Qemu(spawn(command)?);
-    let start = Instant::now();
-    loop {
-        if let Some(status) = qemu.0.try_wait().map_err(Error::io("waiting for", QEMU))? {
-            if status.success() {
-                return Ok(true);
-            }
-            let stderr = read(dir, "qemu").trim().to_owned();
-            return Err(Error::Qemu { status, stderr });
-        }
-        if start.elapsed() > deadline {
-            return Ok(false);
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// The last lines of a console.
 fn tail(console: &str) -> String {
     let lines: Vec<_> = console.lines().collect();
     lines[lines.len().saturating_sub(20)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_the_paths_that_ldd_prints() {
+        let linked = "\tlinux-vdso.so.1 (0x00007f0004f31000)
+\tlibmnl.so.0 => /lib/x86_64-linux-gnu/libmnl.so.0 (0x00007f0004ee9000)
+\t/lib64/ld-linux-x86-64.so.2 (0x00007f0004f33000)\n";
+        let found: Vec<_> = libraries(linked).collect();
+        assert_eq!(
+            found,
+            [
+                "/lib/x86_64-linux-gnu/libmnl.so.0",
+                "/lib64/ld-linux-x86-64.so.2"
+            ]
+        );
+        assert_eq!(libraries("\tstatically linked\n").count(), 0);
+    }
 }

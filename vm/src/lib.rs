@@ -7,7 +7,8 @@
 //! virtio-serial ports, so kernel messages never mix with them.
 //!
 //! [`run`] blocks until the guest has powered off or the deadline has passed; the QEMU process is a
-//! child that is killed by its own pid in either case.
+//! child that is killed by its own pid in either case. [`run_pair`] does the same with two guests
+//! that reach each other, and nobody else, over IPv4 and IPv6.
 
 mod accel;
 mod disk;
@@ -15,10 +16,13 @@ mod guest;
 mod initramfs;
 mod kernel;
 mod modules;
+mod qemu;
+mod wire;
 
 pub use accel::Accel;
-pub use guest::{GuestConfig, Outcome, run, shell};
+pub use guest::{GuestConfig, Outcome, run, run_pair, shell};
 pub use kernel::Kernel;
+pub use wire::Place;
 
 use std::io;
 use std::path::PathBuf;
@@ -66,8 +70,8 @@ pub enum Error {
     /// The package of the kernel is not what was expected.
     #[error("the kernel package has no {0}")]
     KernelPackage(String),
-    /// The guest did not power off in time.
-    #[error("the guest did not end within {0:?}; its console ends with:\n{1}")]
+    /// A guest did not power off in time. Its text is what each of them had to say until then.
+    #[error("not ended within {0:?}: {1}")]
     Deadline(std::time::Duration, String),
 }
 

@@ -81,6 +81,49 @@ fn a_scenarios_exit_code_and_output_come_back_exactly() -> Result<()> {
     Ok(())
 }
 
+/// The first one serves a file, and fails when the other has it: then that one is ended, too.
+#[test]
+fn two_guests_reach_each_other_and_end_together() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let payload = dir.path().join("payload");
+    let bytes: Vec<u8> = (0..1 << 18).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(&payload, bytes)?;
+    let named = |name: &str| {
+        let mut config = config().file(&payload, "srv/payload");
+        config.name = name.into();
+        config.cpus = 1;
+        config
+    };
+    let (one, other) = (named("one"), named("other"));
+    let serve = "httpd -p 7000 -h /srv; nc -l -p 7001; exit 7";
+    let fetch = "set -e
+hostname
+for there in 192.0.2.11 '[2001:db8::11]'; do
+  until wget -qO /tmp/got http://$there:7000/payload; do sleep 0.2; done
+  cmp /tmp/got /srv/payload
+  echo $there has it
+done
+ping -q -c 1 192.0.2.11 >/dev/null
+ping -q -c 1 2001:db8::11 >/dev/null
+echo over | nc 192.0.2.11 7001
+sleep 1000
+";
+    let [served, fetched] = vm::run_pair([(&one, serve), (&other, fetch)], DEADLINE)?;
+    assert_eq!(served.exit_code, Some(7), "{}", served.output);
+    assert_eq!(served.output, "over\n");
+    assert_eq!(fetched.exit_code, None, "{}", fetched.output);
+    let told: Vec<_> = fetched
+        .output
+        .lines()
+        .filter(|line| !line.starts_with("wget:"))
+        .collect();
+    assert_eq!(
+        told,
+        ["other", "192.0.2.11 has it", "[2001:db8::11] has it"]
+    );
+    Ok(())
+}
+
 #[test]
 fn a_guest_that_hangs_is_ended_at_its_deadline() {
     let error = vm::run(&config(), "sleep 1000", Duration::from_secs(20)).unwrap_err();
