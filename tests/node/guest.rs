@@ -2,6 +2,9 @@
 //! The same scenarios once more, by the same test executable, in a guest with Debian's kernel and
 //! cgroup v2.
 
+mod far;
+mod pair;
+
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,6 +13,9 @@ use vm::GuestConfig;
 
 /// Under an emulated processor everything takes ten times as long.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+/// Of two guests at once.
+const PAIR_DEADLINE: Duration = Duration::from_secs(8 * 60);
 
 /// `tidy` needs the sources, `streams` a terminal by script(1), which the guest has not, `overlay` three
 /// nodes at once and iproute2, `churn`, `network_faults` and a wire between hosts iproute2 and nft, and
@@ -66,5 +72,28 @@ fn the_cri_servers_and_wireguards_own_tests_pass_in_a_guest_with_cgroup_v2() -> 
         + "network --ignored --nocapture --test-threads=2 wireguard:: >/tmp/said 2>&1; code=$?\n\
            cat /tmp/said; grep -q 'ok. 6 passed' /tmp/said || exit 1; exit $code";
     passed(&vm::run(&config, &script, DEADLINE)?);
+    Ok(())
+}
+
+/// Two nodes, each on a machine of its own: see [`pair`].
+#[test]
+fn two_machines_are_one_cluster() -> Result<()> {
+    let machine = |name: &str| -> Result<GuestConfig> {
+        let mut config = guest();
+        for program in ["ip", "nft"] {
+            config = config.program(on_path(program)?)?;
+        }
+        name.clone_into(&mut config.name);
+        Ok(config)
+    };
+    let near = machine("near")?
+        .file(std::env::current_exe()?, "usr/bin/node")
+        .file(on_path("kubectl")?, "usr/bin/kubectl");
+    let drive = "node --exact guest::pair::two_machines_are_one_cluster --ignored --nocapture";
+    let far = machine(far::NAME)?;
+    let [near, far] = vm::run_pair([(&near, drive), (&far, far::SCRIPT)], PAIR_DEADLINE)?;
+    println!("{}\n{}", far.output, far.console);
+    passed(&near);
+    assert_eq!(far.exit_code, Some(0));
     Ok(())
 }

@@ -10,10 +10,12 @@ use tests::{TestHost, TestNet, wait_for, wait_until};
 /// Generous, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Tells each client the address that it comes from.
+/// Tells each client the address that it comes from, and has a megabyte of its own name.
 const ECHO: &str = r"mkdir -p /www/cgi-bin
+yes $(hostname) | head -c 1048576 >/www/big
 printf '#!/bin/sh\necho Content-Type: text/plain\necho\necho $REMOTE_ADDR\n' > /www/cgi-bin/who
 chmod 755 /www/cgi-bin/who
+echo $(hostname) serves
 exec httpd -f -p 7000 -h /www";
 
 /// Hosts of a net, each with the image and these flags. The first is the server's.
@@ -29,12 +31,12 @@ fn hosts(net: &TestNet, count: u8, dual: bool, flags: &[&str]) -> Result<Vec<Tes
 }
 
 /// A pod on each of these nodes, named by the node; waits until all are Ready.
-fn pods(server: &TestHost, nodes: &[&str]) -> Result<()> {
+pub(crate) fn pods(server: &TestHost, nodes: &[&str]) -> Result<()> {
     for node in nodes {
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": node, "labels": {"app": "echo"}},
+            "metadata": {"name": node, "labels": {"app": node}},
             "spec": {
                 "nodeName": node,
                 "terminationGracePeriodSeconds": 1,
@@ -52,7 +54,7 @@ fn pods(server: &TestHost, nodes: &[&str]) -> Result<()> {
         .try_for_each(|node| server.wait_pod_ready(node))
 }
 
-fn pod_ips(server: &TestHost, name: &str) -> Result<Vec<String>> {
+pub(crate) fn pod_ips(server: &TestHost, name: &str) -> Result<Vec<String>> {
     let pod = server.pod(name)?;
     let list = pod["status"]["podIPs"]
         .as_array()
@@ -73,12 +75,17 @@ fn ask(server: &TestHost, pod: &str, address: &str, port: u16) -> Result<String>
     };
     let url = format!("http://{address}:{port}/cgi-bin/who");
     let said = server.kubectl_ok(&["exec", pod, "--", "timeout", "5", "wget", "-qO-", &url])?;
+    Ok(plain(&said).to_owned())
+}
+
+/// An address without the clothes that httpd gives it.
+pub(crate) fn plain(said: &str) -> &str {
     let host = said.trim().trim_matches(['[', ']']);
-    Ok(host.strip_prefix("::ffff:").unwrap_or(host).to_owned())
+    host.strip_prefix("::ffff:").unwrap_or(host)
 }
 
 /// Every pod reaches every other in every family, and is seen by its own address.
-fn all_reach_all(server: &TestHost, names: &[&str]) -> Result<()> {
+pub(crate) fn all_reach_all(server: &TestHost, names: &[&str]) -> Result<()> {
     for from in names {
         for to in names.iter().filter(|to| *to != from) {
             let (own, there) = (pod_ips(server, from)?, pod_ips(server, to)?);
@@ -158,7 +165,8 @@ fn three_nodes_are_one_network_over_vxlan() -> Result<()> {
         ));
         asked.is_ok_and(|said| !said.is_empty())
     })?;
-    a.kubectl_ok(&["logs", &c_name])?;
+    let logs = a.kubectl_ok(&["logs", &c_name])?;
+    assert_eq!(logs, format!("{c_name} serves\n"));
 
     // What somebody takes away comes back.
     let whole = traces(a)?;

@@ -64,6 +64,17 @@ impl TestHost {
 
     /// A new host with `lo` up, for these addresses, which it does not have yet.
     pub(crate) fn bare(node_ip: &str) -> Result<Self> {
+        let host = Self::held(sys::in_new_namespaces, node_ip)?;
+        host.sh("ip link set lo up")?;
+        Ok(host)
+    }
+
+    /// The machine itself, which has these addresses: for a guest that is there for one test.
+    pub fn machine(node_ip: &str) -> Result<Self> {
+        Self::held(sys::in_these_namespaces, node_ip)
+    }
+
+    fn held(place: fn(&mut Command) -> &mut Command, node_ip: &str) -> Result<Self> {
         let dir = tempfile::Builder::new()
             .prefix("podwright-host-")
             .tempdir()?;
@@ -71,10 +82,10 @@ impl TestHost {
         let id: u32 = rand::random();
         let mut holder = Command::new("sleep");
         holder.arg("infinity").stdin(Stdio::null());
-        let holder = sys::in_new_namespaces(&mut holder)
+        let holder = place(&mut holder)
             .spawn()
             .context("starting the process that holds a test host's namespaces; this needs root")?;
-        let host = Self {
+        Ok(Self {
             dir: Some(dir),
             path,
             holder,
@@ -83,9 +94,7 @@ impl TestHost {
             node_ip: node_ip.to_owned(),
             flags: Vec::new(),
             api: None,
-        };
-        host.sh("ip link set lo up")?;
-        Ok(host)
+        })
     }
 
     /// The process that holds the host's namespaces.
@@ -161,7 +170,7 @@ impl TestHost {
     /// authority signs, and waits until the node is Ready.
     pub fn agent(&mut self, server: &TestHost) -> Result<Server<'_>> {
         self.api = Some(server.kubeconfig());
-        let files = self.credentials(server)?;
+        let files = server.credentials(&self.path, &self.name, &self.node_ip)?;
         let file = |path: &Path| path.to_string_lossy().into_owned();
         let args = [
             "agent",
@@ -177,26 +186,39 @@ impl TestHost {
         Ok(agent)
     }
 
-    /// What the authority of another host's server signs for this node.
-    fn credentials(&self, server: &TestHost) -> Result<controlplane_lite::AgentFiles> {
-        let authority = self.path.join("authority");
+    /// What the authority of this host's server signs for a node, in files below `dir`.
+    pub fn credentials(
+        &self,
+        dir: &Path,
+        name: &str,
+        node_ip: &str,
+    ) -> Result<controlplane_lite::AgentFiles> {
+        let authority = dir.join("authority");
         let pki = authority.join("server/pki");
         fs::create_dir_all(&pki)?;
-        for name in ["ca.crt", "ca.key"] {
-            fs::copy(
-                server.path.join("data/server/pki").join(name),
-                pki.join(name),
-            )?;
+        for file in ["ca.crt", "ca.key"] {
+            fs::copy(self.path.join("data/server/pki").join(file), pki.join(file))?;
         }
-        let ips: Vec<IpAddr> = self
-            .node_ip
+        let ips: Vec<IpAddr> = node_ip
             .split(',')
             .map(str::parse)
             .collect::<Result<_, _>>()?;
-        let first = server.node_ip.split(',').next().unwrap_or_default();
+        let first = self.node_ip.split(',').next().unwrap_or_default();
         let url = format!("https://{first}:6443");
-        controlplane_lite::agent_credentials(&authority, &self.name, &ips, &url)
+        controlplane_lite::agent_credentials(&authority, name, &ips, &url)
             .context("signing the node's credentials")
+    }
+
+    /// Waits until a node of this host's cluster is Ready.
+    pub fn wait_node_ready(&self, node: &str) -> Result<()> {
+        wait_for("the node is Ready", READY_WITHIN, || {
+            let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+            match self.kubectl_ok(&["get", "node", node, "-o", path]) {
+                Ok(status) if status == "True" => Ok(()),
+                Ok(status) => Err(format!("Ready={status:?}")),
+                Err(error) => Err(format!("{error:#}")),
+            }
+        })
     }
 
     /// Builds the image `localhost/busybox:1` into this host's store.
@@ -333,16 +355,8 @@ impl<'host> Server<'host> {
     }
 
     fn wait_ready(&self) -> Result<()> {
-        let node = &self.host.name;
-        wait_for("the node is Ready", READY_WITHIN, || {
-            let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-            match self.host.kubectl_ok(&["get", "node", node, "-o", path]) {
-                Ok(status) if status == "True" => Ok(()),
-                Ok(status) => Err(format!("Ready={status:?}")),
-                Err(error) => Err(format!("{error:#}")),
-            }
-        })
-        .with_context(|| format!("the server's log ends with:\n{}", self.log_tail()))
+        let ready = self.host.wait_node_ready(&self.host.name);
+        ready.with_context(|| format!("the server's log ends with:\n{}", self.log_tail()))
     }
 
     /// The last lines of what the server logged.

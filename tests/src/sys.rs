@@ -31,6 +31,13 @@ pub fn in_new_namespaces(command: &mut Command) -> &mut Command {
     }
 }
 
+/// Makes `command` start in the namespaces of this process, and end with the thread that starts it.
+pub fn in_these_namespaces(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure runs between fork and exec in the child. It makes one system call on
+    // constants, allocates nothing and takes no lock.
+    unsafe { command.pre_exec(dies_with_its_parent) }
+}
+
 /// Makes `command` start in the network and mount namespaces of the process behind `pidfd`
 /// (setns(2) takes a pidfd and several flags at once since Linux 5.8).
 pub fn in_namespaces_of(command: &mut Command, pidfd: OwnedFd) -> &mut Command {
