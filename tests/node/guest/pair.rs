@@ -36,6 +36,11 @@ const WAYS_TO_JOIN: &[Joined] = &[
         mtu: "1450",
     },
     Joined {
+        backend: "wireguard",
+        link: "pw-wg",
+        mtu: "1440",
+    },
+    Joined {
         backend: "host-gw",
         link: "uplink0",
         mtu: "1500",
