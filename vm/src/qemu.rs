@@ -38,9 +38,10 @@ pub(crate) fn machine(command: &mut Command, config: &GuestConfig, kernel: &Kern
             "-append",
             "console=ttyS0 panic=-1 systemd.unified_cgroup_hierarchy=1 cgroup_no_v1=all",
         ])
+        // A full disk here is an error there: by itself QEMU would stop the guest without a word.
         .arg("-drive")
         .arg(format!(
-            "file={},if=virtio,format=raw,cache=unsafe",
+            "file={},if=virtio,format=raw,cache=unsafe,werror=report,rerror=report",
             dir.join("disk").display()
         ))
         .args(["-device", "virtio-rng-pci"])

@@ -63,7 +63,7 @@ impl Joined {
 /// an anycast address in each network. busybox's shell prefers its own `ip`.
 const STATE: &str = "ip=/usr/local/bin/ip
 $ip -o -d link | sed 's/^[0-9]*: //'
-$ip -o addr; $ip rule; $ip -6 rule; $ip route show table all
+$ip -o addr; $ip rule; $ip -6 rule; $ip -4 route show table all
 $ip -6 route show table all | grep -v ^anycast
 $ip neigh show nud permanent; nft list ruleset
 ls -d /run/podwright /var/lib/podwright /sys/fs/cgroup/podwright* 2>/dev/null || true
