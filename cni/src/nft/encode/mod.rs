@@ -251,7 +251,9 @@ impl<'a> Encoder<'a> {
                 self.add_elements(set, elements, ELEMENTS_PER_MESSAGE, push_element);
             }
             Command::DeleteElements { set, keys } => {
-                self.delete_elements(set, keys, ELEMENTS_PER_MESSAGE, push_key);
+                self.delete_elements(set, keys, ELEMENTS_PER_MESSAGE, |list, key| {
+                    push_key(list, key)
+                });
             }
         }
     }

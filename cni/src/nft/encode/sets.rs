@@ -147,7 +147,7 @@ pub(super) fn push_element<'b>(list: List<'b>, element: &Element) -> List<'b> {
     pushed.end_nested()
 }
 
-pub(super) fn push_key<'b>(list: List<'b>, key: &Vec<u8>) -> List<'b> {
+pub(super) fn push_key<'b>(list: List<'b>, key: &[u8]) -> List<'b> {
     list.nested_elem()
         .nested_key()
         .push_value(key)
