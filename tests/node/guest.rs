@@ -22,7 +22,7 @@ const PAIR_DEADLINE: Duration = Duration::from_secs(8 * 60);
 /// this module would start a guest in the guest.
 const SCENARIOS: &str = "set -e
 podwright check
-node --skip guest:: --skip tidy:: --skip streams:: --skip overlay:: --skip churn:: --skip network_faults:: \
+node --skip guest:: --skip tidy:: --skip streams:: --skip overlay:: --skip churn:: --skip network_faults:: --skip services:: \
     --skip names_are_answered_over_both_families --test-threads=1
 ";
 
