@@ -339,7 +339,7 @@ fn keys_are_replaced_below_living_connections() {
                 }
             }
             assert!(
-                begun.elapsed() < PATIENCE,
+                begun.elapsed() < 4 * PATIENCE,
                 "keys are as they were: {seen:?}"
             );
             std::thread::sleep(NEWS);
