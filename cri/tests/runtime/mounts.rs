@@ -147,6 +147,11 @@ fn mount_tmpfs(at: &Path, flags: MsFlags) {
     nix::mount::mount(Some("tmpfs"), at, Some("tmpfs"), flags, none).expect("mounts");
 }
 
+/// With what is mounted in it. The pod's folder could not be removed otherwise.
+fn unmount(at: &Path) {
+    nix::mount::umount2(at, nix::mount::MntFlags::MNT_DETACH).expect("unmounts");
+}
+
 fn change(at: &Path, flags: MsFlags) {
     let none: Option<&str> = None;
     nix::mount::mount(none, at, none, flags, none).expect("changes");
@@ -175,6 +180,7 @@ fn recursive_words_reach_the_mounts_below_and_plain_ones_do_not() {
         assert!(has("/ro/sub", "nosuid"), "what the source has stays");
         assert!(has("/rrw", "rw") && has("/rrw/sub", "rw"), "{output}");
         assert!(!output.contains("/flat/sub"), "{output}");
+        unmount(&volume);
         pod.stop().await;
     });
 }
@@ -225,6 +231,7 @@ fn propagation_is_what_the_words_say() {
         assert_eq!(tags("/shared"), "shared");
         assert_eq!(tags("/unbindable/sub"), "unbindable");
         assert!(!output.lines().any(|line| line == "x"), "{output}");
+        unmount(&volume);
         pod.stop().await;
     });
 }
