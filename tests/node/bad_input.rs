@@ -20,6 +20,10 @@ fn refused(host: &TestHost, file: &str, manifest: &str) -> Result<String> {
 
 const GOOD: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: { name: good }\n---\n";
 
+const LIST: &str = "apiVersion: v1\nkind: List\nitems:\n\
+- { apiVersion: v1, kind: ConfigMap, metadata: { name: listed } }\n\
+- { apiVersion: v1, kind: ConfigMap, metadata: { name: wrong }, dat: {} }\n";
+
 #[test]
 fn a_manifest_error_names_file_document_and_field_and_applies_nothing() -> Result<()> {
     let host = TestHost::new()?;
@@ -53,6 +57,12 @@ fn a_manifest_error_names_file_document_and_field_and_applies_nothing() -> Resul
     let output = output_of(&mut host.kubectl(&["create", "-f", &path]))?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("unknown field"), "{said}");
+    // So it is in a list, of which kubectl makes what is right.
+    let path = host.write("list.yaml", LIST)?;
+    let output = output_of(&mut host.kubectl(&["create", "-f", &path]))?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("unknown field \"dat\""), "{said}");
+    host.get(&["configmap", "listed"])?;
     server.stop()?;
     host.down()
 }

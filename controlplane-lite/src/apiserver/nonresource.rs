@@ -64,6 +64,7 @@ pub(crate) fn answer(_api: &Api, path: &str, accept: &str) -> Result<Response<Bo
         ["apis", group] => discovery::group(group),
         ["api", version] => discovery::resources("", version),
         ["apis", group, version] => discovery::resources(group, version),
+        ["openapi", "v2"] => Ok(openapi::version_2(accept)),
         ["openapi", "v3"] => Ok(openapi::index()),
         ["openapi", "v3", "api", version] => openapi::document("", version),
         ["openapi", "v3", "apis", group, version] => openapi::document(group, version),

@@ -2,12 +2,45 @@
 //! OpenAPI v3: the index, and per group a document that says which operations there are and
 //! which options they take. Schemas of the kinds are not published yet, so `kubectl explain` has
 //! nothing to show; kubectl validates through the server (`fieldValidation`), which is announced
-//! here.
+//! here. For a `List` it asks for version 2 all the same, and passes over kinds that have no
+//! definition there; what is in the list is then validated by the server, one by one.
 
 use http::Response;
 use serde_json::{Map, Value, json};
 
 use super::{body::Body, error::ApiError, present, registry, resource::Resource};
+
+const TITLE: &str = "Kubernetes";
+const VERSION: &str = "v1.37.0";
+/// What client-go asks for version 2 as, and nothing else.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// `/openapi/v2`: that there is an API, without its definitions.
+pub(crate) fn version_2(accept: &str) -> Response<Body> {
+    if accept.contains(PROTOBUF) {
+        return present::typed(200, PROTOBUF, version_2_protobuf());
+    }
+    let info = json!({"title": TITLE, "version": VERSION});
+    present::value(200, &json!({"swagger": "2.0", "info": info, "paths": {}}))
+}
+
+/// The same as gnostic's `openapi.v2.Document`.
+fn version_2_protobuf() -> Vec<u8> {
+    const PATHS: u32 = 8;
+    let info = [field(1, TITLE.as_bytes()), field(2, VERSION.as_bytes())].concat();
+    [field(1, b"2.0"), field(2, &info), field(PATHS, b"")].concat()
+}
+
+/// A field with a length, of fewer than 128 bytes and with a number below 16.
+fn field(number: u32, value: &[u8]) -> Vec<u8> {
+    const LENGTH_DELIMITED: u32 = 2;
+    let head = [
+        number << 3 | LENGTH_DELIMITED,
+        u32::try_from(value.len()).expect("short"),
+    ];
+    let head = head.map(|part| u8::try_from(part).expect("below 128"));
+    [&head, value].concat()
+}
 
 /// `/openapi/v3`.
 pub(crate) fn index() -> Response<Body> {
@@ -50,7 +83,7 @@ pub(crate) fn document(group: &str, version: &str) -> Result<Response<Body>, Api
     }
     let document = json!({
         "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.37.0"},
+        "info": {"title": TITLE, "version": VERSION},
         "paths": paths,
         "components": {"schemas": {}},
     });
@@ -100,4 +133,15 @@ fn item(row: &Resource) -> Value {
         "patch": operation(row, "patch", WRITE),
         "delete": operation(row, "delete", DELETE),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_2_is_a_message_of_three_fields() {
+        let expected = b"\x0a\x032.0\x12\x15\x0a\x0aKubernetes\x12\x07v1.37.0\x42\0";
+        assert_eq!(version_2_protobuf(), expected);
+    }
 }
