@@ -104,7 +104,8 @@ pub struct Objects {
     node_name: String,
     services: Store<ServiceInfo>,
     slices: Store<SliceInfo>,
-    by_service: HashMap<ServiceKey, BTreeSet<ServiceKey>>,
+    /// Sorted. Most have one, for which a tree would take half a KiB.
+    by_service: HashMap<ServiceKey, Vec<ServiceKey>>,
     dirty: BTreeSet<ServiceKey>,
     changes: Changes,
     /// When the endpoints that wait changed in the cluster, as their controller says.
@@ -162,7 +163,7 @@ impl Objects {
             let owner = |slice: &SliceInfo| (key.0.clone(), slice.service.to_string());
             if let Some(owner) = old.map(owner) {
                 if let Some(names) = by_service.get_mut(&owner) {
-                    names.remove(key);
+                    names.retain(|name| name != key);
                     if names.is_empty() {
                         by_service.remove(&owner);
                     }
@@ -170,10 +171,11 @@ impl Objects {
                 dirty.insert(owner);
             }
             if let Some(owner) = new.map(owner) {
-                by_service
-                    .entry(owner.clone())
-                    .or_default()
-                    .insert(key.clone());
+                let names = by_service.entry(owner.clone());
+                let names = names.or_insert_with(|| Vec::with_capacity(1));
+                if let Err(at) = names.binary_search(key) {
+                    names.insert(at, key.clone());
+                }
                 dirty.insert(owner);
             }
         };

@@ -155,7 +155,8 @@ impl State {
         let Some(rules) = rules else { return };
         self.count_addresses(&rules, change, |count| count + 1);
         for (frontend, _) in &rules.frontends {
-            let claims = self.claims.entry(*frontend).or_default();
+            let claims = self.claims.entry(*frontend);
+            let claims = claims.or_insert_with(|| Vec::with_capacity(1));
             if !claims.contains(&service) {
                 claims.push(service.clone());
             }
