@@ -12,12 +12,14 @@ use super::{body::Body, error::ApiError, present, registry, resource::Resource};
 
 const TITLE: &str = "Kubernetes";
 const VERSION: &str = "v1.37.0";
-/// What client-go asks for version 2 as, and nothing else.
-const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// What client-go asks for version 2 as, and nothing else. It is no media type, so the answer is the
+/// other.
+const PROTOBUF_ASKED_FOR: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
 
 /// `/openapi/v2`: that there is an API, without its definitions.
 pub(crate) fn version_2(accept: &str) -> Response<Body> {
-    if accept.contains(PROTOBUF) {
+    if accept.contains(PROTOBUF) || accept.contains(PROTOBUF_ASKED_FOR) {
         return present::typed(200, PROTOBUF, version_2_protobuf());
     }
     let info = json!({"title": TITLE, "version": VERSION});
