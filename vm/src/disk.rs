@@ -87,8 +87,12 @@ pub(crate) fn build(
         0o644,
     )?;
     write(&root.join("etc/group"), "root:x:0:\n", 0o644)?;
-    let hosts = "127.0.0.1 localhost\n192.0.2.10 guest\n";
-    write(&root.join("etc/hosts"), hosts, 0o644)?;
+    let hosts = format!(
+        "127.0.0.1 localhost\n{} {}\n",
+        wire::ipv4(place),
+        config.name
+    );
+    write(&root.join("etc/hosts"), &hosts, 0o644)?;
     write(
         &root.join("etc/resolv.conf"),
         "nameserver 192.0.2.1\n",

@@ -159,9 +159,13 @@ impl Guest {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    fn exit_code(&self) -> Option<i32> {
+        self.read("exit").trim().parse().ok()
+    }
+
     fn outcome(&self) -> Outcome {
         Outcome {
-            exit_code: self.read("exit").trim().parse().ok(),
+            exit_code: self.exit_code(),
             output: self.read("output"),
             console: self.read("console"),
             accel: self.accel,
@@ -214,7 +218,7 @@ fn all_ended(guests: &mut [Guest]) -> Result<bool, Error> {
     for guest in guests {
         if !guest.qemu.ended()? {
             all = false;
-        } else if guest.outcome().exit_code != Some(0) {
+        } else if guest.exit_code() != Some(0) {
             return Ok(true);
         }
     }

@@ -12,6 +12,9 @@ use std::process::Command;
 
 use crate::Error;
 
+/// The address of a guest without a wire.
+const ALONE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
+
 /// A guest's place on the wire to another guest. Its link is called `uplink0` in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -52,16 +55,22 @@ pub(crate) fn pair() -> Result<[OwnedFd; 2], Error> {
     Ok([one.into(), other.into()])
 }
 
+/// The guest's IPv4 address, with a wire or without.
+pub(crate) fn ipv4(place: Option<Place>) -> Ipv4Addr {
+    place.map_or(ALONE, Place::ipv4)
+}
+
 /// What the guest does about its link. The default routes are there because a node derives things
 /// from them; nobody is at the other end of them.
 pub(crate) fn script(place: Option<Place>) -> String {
     let Some(place) = place else {
-        return "ip link add uplink0 type dummy
-ip addr add 192.0.2.10/24 dev uplink0
+        return format!(
+            "ip link add uplink0 type dummy
+ip addr add {ALONE}/24 dev uplink0
 ip link set uplink0 up
 ip route add default via 192.0.2.1
 "
-        .into();
+        );
     };
     format!(
         "ip link set eth0 name uplink0
