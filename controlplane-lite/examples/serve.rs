@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         cluster_cidr: "10.42.0.0/16".to_owned(),
         node_prefixes: controlplane_lite::NodePrefixes::default(),
         service_cidr: "10.43.0.0/16".to_owned(),
-        cluster_dns: None,
+        cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".to_owned(),
         tls_san: Vec::new(),
         write_kubeconfig: None,

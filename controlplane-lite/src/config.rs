@@ -28,11 +28,12 @@ pub struct Config {
     pub cluster_cidr: String,
     /// How much of them each node gets.
     pub node_prefixes: NodePrefixes,
-    /// Address range of Service cluster addresses.
+    /// Address ranges of Service cluster addresses: one, or one of each family separated by a comma.
+    /// The first is that of Services that do not say what they want.
     pub service_cidr: String,
-    /// Address that nodes serve cluster DNS on, for the Service `kube-system/kube-dns`; none: it is
-    /// left to somebody else to make.
-    pub cluster_dns: Option<IpAddr>,
+    /// Addresses that nodes serve cluster DNS on, for the Service `kube-system/kube-dns`: one, or one
+    /// of each family. None: it is left to somebody else to make.
+    pub cluster_dns: Vec<IpAddr>,
     /// DNS domain of the cluster; part of the serving certificate's names.
     pub cluster_domain: String,
     /// More names or addresses for the serving certificate.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Config, PkiError, ServeError, StoreError,
-    apiserver::{Cidr, Server, ServerParts},
+    apiserver::{Ranges, Server, ServerParts},
     parts,
     pki::ServerFiles,
     store::{Change, CommitError, Embedded, Expect, Store},
@@ -57,8 +57,9 @@ pub async fn run(
     ready: oneshot::Sender<()>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let service_range = range(&config)?;
-    let files = ServerFiles::ensure(&config, service_range.nth(0)).map_err(Error::Pki)?;
+    let service_ranges = ranges(&config)?;
+    let files =
+        ServerFiles::ensure(&config, service_ranges.primary().nth(0)).map_err(Error::Pki)?;
     let folder = config.server_dir().join("store");
     let store = tokio::task::spawn_blocking(move || Embedded::open(&folder));
     let store = store
@@ -74,7 +75,7 @@ pub async fn run(
         files: files.clone(),
         listen: SocketAddr::new(config.bind_address, config.https_listen_port),
         advertise: SocketAddr::new(config.advertise_address, config.https_listen_port),
-        service_range,
+        service_ranges,
         server_version: config.server_version.clone(),
     };
     let server = Server::bind(parts, stop_server.clone())
@@ -82,8 +83,10 @@ pub async fn run(
         .map_err(Error::Serve)?;
     let port = server.port();
     let components = files.write_kubeconfigs(&config, port).map_err(Error::Pki)?;
-    let dns = config.cluster_dns;
-    server.bootstrap(dns).await.map_err(Error::Serve)?;
+    server
+        .bootstrap(&config.cluster_dns)
+        .await
+        .map_err(Error::Serve)?;
     let serving = tokio::spawn(server.run());
     tracing::info!(port, "API server is ready");
     let _ = ready.send(());
@@ -106,10 +109,10 @@ pub async fn run(
     Ok(())
 }
 
-fn range(config: &Config) -> Result<Cidr, Error> {
-    Cidr::parse(&config.service_cidr).ok_or_else(|| Error::Config {
+fn ranges(config: &Config) -> Result<Ranges, Error> {
+    Ranges::parse(&config.service_cidr).ok_or_else(|| Error::Config {
         field: "service_cidr",
-        expected: "an address range such as 10.43.0.0/16",
+        expected: "an address range such as 10.43.0.0/16, or one of each family",
         found: config.service_cidr.clone(),
     })
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
-use cni::cidr::{Cidr, from_bits, to_bits};
+use cni::cidr::{self, Cidr, from_bits, to_bits};
 
 use crate::node_config::NodeConfig;
 use crate::supervise::Supervisor;
@@ -17,24 +17,37 @@ pub(crate) const PART: &str = "dns";
 /// Which address of the Services' range cluster DNS has, as everywhere else.
 const TENTH: u128 = 10;
 
-/// The tenth address of the Services' range.
+/// The tenth address of each of the Services' ranges.
 ///
 /// # Errors
-/// When the range cannot be read, or has no tenth address.
-fn default_address(service_cidr: &str) -> anyhow::Result<IpAddr> {
-    let range: Cidr = service_cidr.parse().context("service-cidr")?;
-    let first = to_bits(range.network().addr);
+/// When they cannot be read, are not one or one of each family, or one has no tenth address.
+fn default_addresses(service_cidr: &str) -> anyhow::Result<Vec<IpAddr>> {
+    let ranges = cidr::list(service_cidr).context("service-cidr")?;
+    let understood = match ranges.as_slice() {
+        [_] => true,
+        [one, two] => one.is_ipv4() != two.is_ipv4(),
+        _ => false,
+    };
+    ensure!(
+        understood,
+        "service-cidr: expected a range such as {DEFAULT_SERVICE_CIDR}, or one of each family, got {service_cidr:?}"
+    );
+    ranges.into_iter().map(tenth).collect()
+}
+
+fn tenth(range: Cidr) -> anyhow::Result<IpAddr> {
+    let first = to_bits(range.addr);
     ensure!(
         to_bits(range.last()) - first > TENTH,
-        "service-cidr: {service_cidr} has no tenth address for cluster DNS; give one with --cluster-dns"
+        "service-cidr: {range} has no tenth address for cluster DNS; give one with --cluster-dns"
     );
     Ok(from_bits(first + TENTH, range.is_ipv4()))
 }
 
-/// Gives cluster DNS its address in `node`, unless the operator has.
+/// Gives cluster DNS its addresses in `node`, unless the operator has.
 pub(crate) fn complete(node: &mut NodeConfig, service_cidr: &str) -> anyhow::Result<()> {
     if node.cluster_dns.is_empty() {
-        node.cluster_dns.push(default_address(service_cidr)?);
+        node.cluster_dns = default_addresses(service_cidr)?;
     }
     Ok(())
 }
@@ -77,17 +90,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cluster_dns_has_the_tenth_address_of_the_range() {
-        for (range, address) in [
+    fn cluster_dns_has_the_tenth_address_of_each_range() {
+        for (ranges, addresses) in [
             ("10.43.0.0/16", "10.43.0.10"),
             ("10.96.0.128/26", "10.96.0.138"),
             ("fd43::/108", "fd43::a"),
+            ("10.43.0.0/16,fd43::/108", "10.43.0.10 fd43::a"),
+            ("fd43::/108, 10.43.0.0/16", "fd43::a 10.43.0.10"),
         ] {
-            let found = default_address(range).expect("an address");
-            assert_eq!(found.to_string(), address);
+            let found = default_addresses(ranges).expect("addresses");
+            let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(found.join(" "), addresses);
         }
-        for bad in ["10.43.0.0/29", "10.43.0.0", "x"] {
-            let error = default_address(bad).expect_err(bad).to_string();
+        let two_of_one = "10.43.0.0/16,10.44.0.0/16";
+        for bad in ["10.43.0.0/29", "10.43.0.0", "x", "", two_of_one] {
+            let error = default_addresses(bad).expect_err(bad).to_string();
             assert!(error.starts_with("service-cidr"), "{error}");
         }
     }

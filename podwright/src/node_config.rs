@@ -120,8 +120,8 @@ pub(crate) struct NodeFlags {
     pub(crate) non_masquerade_cidrs: Option<String>,
 
     /// Address of the cluster's DNS server, given to pods, or one of each family, separated by a comma
-    /// [default: the tenth of --service-cidr with server and agent; elsewhere none, and pods use the
-    /// node's resolv.conf]
+    /// [default: the tenth of each range of --service-cidr with server and agent; elsewhere none, and
+    /// pods use the node's resolv.conf]
     #[arg(long, value_name = "IP", env = "PODWRIGHT_CLUSTER_DNS")]
     pub(crate) cluster_dns: Option<String>,
 

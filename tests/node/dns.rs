@@ -218,13 +218,11 @@ fn the_address_can_be_left_to_another_dns() -> Result<()> {
 fn names_are_answered_over_both_families() -> Result<()> {
     let net = TestNet::new()?;
     let mut host = net.host(11, true)?;
-    let flags = [
-        "--cluster-cidr",
-        "10.42.0.0/16,fd42::/48",
-        "--cluster-dns",
-        "10.43.0.10,fd53::a",
-    ];
-    host.flags = flags.iter().map(ToString::to_string).collect();
+    let flags = ["--cluster-cidr", "10.42.0.0/16,fd42::/48"];
+    host.flags = flags.map(str::to_owned).to_vec();
+    // Cluster DNS is the tenth of each.
+    let flags = ["--service-cidr", "10.43.0.0/16,fd53::/108"];
+    host.cluster_flags = flags.map(str::to_owned).to_vec();
     host.busybox_image()?;
     let server = host.server()?;
     host.apply(CLUSTER)?;
@@ -239,6 +237,9 @@ fn names_are_answered_over_both_families() -> Result<()> {
         let name = format!("web.default.svc.cluster.local {server}");
         resolves(&host, "client", &name, web)?;
     }
+    let service = dns_service(&host).context("the Service kube-dns")?;
+    let ips = &service["spec"]["clusterIPs"];
+    assert_eq!(ips, &serde_json::json!(["10.43.0.10", "fd53::a"]));
     server.stop()?;
     let mut purge = host.podwright(&["purge", "--keep-data"]);
     tests::host::stdout_of(&mut purge)?;

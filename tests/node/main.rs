@@ -7,6 +7,7 @@ mod command_line;
 mod crash;
 mod deployment;
 mod dns;
+mod families;
 mod guest;
 mod harness;
 mod network;

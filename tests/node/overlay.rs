@@ -7,6 +7,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tests::{TestHost, TestNet, wait_for, wait_until};
 
+use crate::families;
+
 /// Generous, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -67,7 +69,7 @@ pub(crate) fn pod_ips(server: &TestHost, name: &str) -> Result<Vec<String>> {
 }
 
 /// What a pod hears from a server: the address that it seems to have there.
-fn ask(server: &TestHost, pod: &str, address: &str, port: u16) -> Result<String> {
+pub(crate) fn ask(server: &TestHost, pod: &str, address: &str, port: u16) -> Result<String> {
     let address = if address.contains(':') {
         format!("[{address}]")
     } else {
@@ -229,14 +231,13 @@ fn three_nodes_are_one_network_over_vxlan() -> Result<()> {
     Ok(())
 }
 
-/// A server and one agent with these flags.
-fn two_nodes(
-    dual: bool,
-    flags: &[&str],
-    check: impl Fn(&TestHost, &[&str]) -> Result<()>,
-) -> Result<()> {
+/// A server and one agent with both families and these flags.
+fn two_nodes(flags: &[&str], check: impl Fn(&TestHost, &[&str]) -> Result<()>) -> Result<()> {
     let net = TestNet::new()?;
-    let mut all = hosts(&net, 2, dual, flags)?;
+    let mut all = hosts(&net, 2, true, flags)?;
+    for host in &mut all {
+        host.cluster_flags = families::SERVICES.map(str::to_owned).to_vec();
+    }
     let (a, rest) = all.split_first_mut().context("two")?;
     let server = a.server()?;
     let agent = rest[0].agent(a)?;
@@ -258,12 +259,12 @@ fn two_nodes(
 #[test]
 fn both_families_cross_over_vxlan() -> Result<()> {
     let flags = ["--cluster-cidr", "10.42.0.0/16,fd42::/48"];
-    two_nodes(true, &flags, |a, names| {
+    two_nodes(&flags, |a, names| {
         for name in names {
             let ips = pod_ips(a, name)?;
             ensure!(ips.len() == 2 && ips[1].starts_with("fd42:"), "{ips:?}");
         }
-        Ok(())
+        families::come_and_go(a, names[0], names[1])
     })
 }
 
@@ -275,7 +276,7 @@ fn both_families_cross_by_host_gw() -> Result<()> {
         "--flannel-backend",
         "host-gw",
     ];
-    two_nodes(true, &flags, |a, names| {
+    two_nodes(&flags, |a, names| {
         let traces = traces(a)?;
         ensure!(
             !traces.contains("vxlan") && traces.contains("via 192.0.2.12"),

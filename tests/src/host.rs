@@ -47,6 +47,8 @@ pub struct TestHost {
     pub node_ip: String,
     /// Flags that every command of its node takes beside the usual ones.
     pub flags: Vec<String>,
+    /// And those that only `server` and `agent` take.
+    pub cluster_flags: Vec<String>,
     /// Of the API server, when that is another host's.
     api: Option<PathBuf>,
 }
@@ -93,6 +95,7 @@ impl TestHost {
             cgroup_parent: format!("/podwright-test-{id:08x}"),
             node_ip: node_ip.to_owned(),
             flags: Vec::new(),
+            cluster_flags: Vec::new(),
             api: None,
         })
     }
@@ -133,6 +136,9 @@ impl TestHost {
             "server" | "agent" | "cri" | "kubelet" | "run" | "purge" | "network"
         ) {
             command.args(self.node_flags());
+            if matches!(args[0], "server" | "agent") {
+                command.args(&self.cluster_flags);
+            }
         } else if args[0] == "image" {
             command.arg("--data-dir").arg(self.path.join("data"));
         }

@@ -23,7 +23,7 @@ pub(crate) async fn ensure(api: &Api, advertise: SocketAddr) -> Result<(), (Stri
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         ensure_object(api, ("", "namespaces"), namespace).await?;
     }
-    let address = api.ranges.services.nth(0).to_string();
+    let address = api.ranges.primary().nth(0).to_string();
     let service = json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -35,6 +35,7 @@ pub(crate) async fn ensure(api: &Api, advertise: SocketAddr) -> Result<(), (Stri
         "spec": {
             "type": "ClusterIP",
             "clusterIP": address,
+            "ipFamilyPolicy": "SingleStack",
             "sessionAffinity": "None",
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": advertise.port()}],
         },

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An address range.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 /// A range of addresses of one family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,10 @@ impl Cidr {
 
     /// The n-th usable address, from 0.
     pub(crate) fn nth(self, n: u128) -> IpAddr {
-        let number = self.base + 1 + n;
+        self.address(self.base + 1 + n)
+    }
+
+    fn address(self, number: u128) -> IpAddr {
         if self.bits == 32 {
             IpAddr::from(u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes())
         } else {
@@ -66,6 +69,12 @@ impl Cidr {
     }
 }
 
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address(self.base), self.prefix)
+    }
+}
+
 fn to_number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(v4) => u128::from(u32::from_be_bytes(v4.octets())),
@@ -81,6 +90,7 @@ mod tests {
     fn ranges_know_what_they_may_give_away() {
         let range = Cidr::parse("10.43.0.0/29").expect("a range");
         assert_eq!(range.usable(), 6);
+        assert_eq!(range.to_string(), "10.43.0.0/29");
         assert_eq!(range.nth(0).to_string(), "10.43.0.1");
         assert!(range.has_usable("10.43.0.6".parse().expect("address")));
         for bad in ["10.43.0.0", "10.43.0.7", "10.44.0.1", "::1"] {

@@ -35,6 +35,6 @@ mod verbs;
 
 pub use self::serve::ServeError;
 pub(crate) use self::{
-    cidr::Cidr,
+    allocate::Ranges,
     serve::{Server, ServerParts},
 };

@@ -27,7 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    allocate::Ranges, api::Api, authn::User, bootstrap, bootstrap_dns, cidr::Cidr, error::ApiError,
+    allocate::Ranges, api::Api, authn::User, bootstrap, bootstrap_dns, error::ApiError,
     kubelet::Kubelets,
 };
 use crate::{pki::ServerFiles, store::Store};
@@ -79,7 +79,7 @@ pub(crate) struct ServerParts {
     pub(crate) files: ServerFiles,
     pub(crate) listen: SocketAddr,
     pub(crate) advertise: SocketAddr,
-    pub(crate) service_range: Cidr,
+    pub(crate) service_ranges: Ranges,
     pub(crate) server_version: String,
 }
 
@@ -106,9 +106,7 @@ impl Server {
         let local = listener.local_addr().map_err(fail)?;
         let api = Api {
             store: parts.store,
-            ranges: Ranges {
-                services: parts.service_range,
-            },
+            ranges: parts.service_ranges,
             kubelets: Kubelets::new(&parts.files)?,
             server_version: parts.server_version,
             ready: AtomicBool::new(false),
@@ -133,7 +131,7 @@ impl Server {
     }
 
     /// Makes sure that the objects are there that every cluster has. From here on `/readyz` is ok.
-    pub(crate) async fn bootstrap(&self, dns: Option<IpAddr>) -> Result<(), ServeError> {
+    pub(crate) async fn bootstrap(&self, dns: &[IpAddr]) -> Result<(), ServeError> {
         bootstrap::ensure(&self.api, self.advertise).await.map_err(
             |(what, error): (String, ApiError)| ServeError::Bootstrap {
                 what,

@@ -48,7 +48,7 @@ impl Cluster {
             cluster_cidr: "10.42.0.0/16,fd42::/48".into(),
             node_prefixes: controlplane_lite::NodePrefixes::default(),
             service_cidr: "10.43.0.0/16".into(),
-            cluster_dns: None,
+            cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
             tls_san: Vec::new(),
             write_kubeconfig: None,

@@ -33,7 +33,7 @@ pub(crate) fn config(data_dir: &Path) -> Config {
         cluster_cidr: "10.42.0.0/16".to_owned(),
         node_prefixes: controlplane_lite::NodePrefixes::default(),
         service_cidr: "10.43.0.0/24".to_owned(),
-        cluster_dns: None,
+        cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".to_owned(),
         tls_san: Vec::new(),
         write_kubeconfig: None,
@@ -64,7 +64,16 @@ impl Host {
     }
 
     pub(crate) async fn start_in(dir: tempfile::TempDir) -> Self {
-        let config = config(dir.path());
+        Self::start_with(dir, |_| {}).await
+    }
+
+    /// With a configuration that is changed first.
+    pub(crate) async fn start_with(
+        dir: tempfile::TempDir,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = config(dir.path());
+        change(&mut config);
         let kubeconfig = config.kubeconfig_path();
         let stop = CancellationToken::new();
         let (ready, is_ready) = tokio::sync::oneshot::channel();

@@ -39,11 +39,11 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
     tls_private_key_file: Option<PathBuf>,
 
-    /// Addresses of Services, as the server has them; cluster DNS is the tenth, unless --cluster-dns
-    /// says otherwise
+    /// Addresses of Services, as the server has them; cluster DNS is the tenth of each range, unless
+    /// --cluster-dns says otherwise
     #[arg(
         long,
-        value_name = "CIDR",
+        value_name = "CIDRS",
         env = "PODWRIGHT_SERVICE_CIDR",
         default_value = cluster_dns::DEFAULT_SERVICE_CIDR
     )]

@@ -46,8 +46,9 @@ pub(crate) struct ServerArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     tls_san: Vec<String>,
 
-    /// Addresses of Services [default: 10.43.0.0/16]
-    #[arg(long, value_name = "CIDR", env = "PODWRIGHT_SERVICE_CIDR")]
+    /// Addresses of Services: one range, or one of each family, separated by a comma, for dual-stack
+    /// Services. The first is that of those that do not say what they want [default: 10.43.0.0/16]
+    #[arg(long, value_name = "CIDRS", env = "PODWRIGHT_SERVICE_CIDR")]
     service_cidr: Option<String>,
 
     /// Prefix length of a node's range of pods' IPv4 addresses [default: 24]
@@ -157,8 +158,8 @@ fn control_plane_config(
         node_prefixes,
         service_cidr,
         cluster_dns: match disable.contains(cluster_dns::PART) {
-            true => None,
-            false => node.cluster_dns.first().copied(),
+            true => Vec::new(),
+            false => node.cluster_dns.clone(),
         },
         cluster_domain: node.cluster_domain.clone(),
         tls_san: args.tls_san,

@@ -14,6 +14,8 @@ mod pod;
 mod pod_update;
 mod quantity;
 mod service;
+pub(crate) mod service_health;
+pub(crate) mod service_ips;
 mod workload;
 
 pub(crate) use self::{

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     container::{is_port_name, port_number},
     field::FieldErrors,
-    names,
+    names, service_health, service_ips,
 };
 use crate::apiserver::{
     json::{self, int, list, text},
@@ -20,16 +20,15 @@ const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
 /// Services.
 pub(crate) const SERVICE: Strategy = Strategy {
     default: default_service,
-    prepare_create: |service| service["status"] = json!({"loadBalancer": {}}),
+    prepare_create: |service| {
+        service["status"] = json!({"loadBalancer": {}});
+        service_ips::link(service);
+    },
     prepare_update,
     validate: validate_service,
     validate_update: |new, old, errors| {
-        // An address never changes while the service has one of the types that use it.
-        let (was, is) = (text(old, "/spec/clusterIP"), text(new, "/spec/clusterIP"));
-        let uses = |service| text(service, "/spec/type") != "ExternalName";
-        if uses(old) && uses(new) && !was.is_empty() && was != is {
-            errors.invalid("spec.clusterIP", is, "field is immutable");
-        }
+        service_ips::validate_update(new, old, errors);
+        service_health::validate_update(new, old, errors);
     },
 };
 
@@ -70,27 +69,12 @@ fn prepare_update(new: &mut Value, old: &Value) {
         text(new, "/spec/type").to_owned(),
         text(old, "/spec/type").to_owned(),
     );
-    if is != "ExternalName" && was != "ExternalName" {
-        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            if let Some(kept) = old.pointer(&format!("/spec/{field}")) {
-                json::default(&mut new["spec"], field, kept.clone());
-            }
-        }
-        if text(new, "/spec/clusterIP").is_empty() {
-            new["spec"]["clusterIP"] = old["spec"]["clusterIP"].clone();
-        }
-    }
+    service_ips::keep(new, old);
+    service_health::keep(new, old);
     if is == "ExternalName" && was != "ExternalName" {
-        for field in [
-            "clusterIP",
-            "clusterIPs",
-            "ipFamilies",
-            "ipFamilyPolicy",
-            "internalTrafficPolicy",
-        ] {
-            if new.pointer(&format!("/spec/{field}")) == old.pointer(&format!("/spec/{field}")) {
-                json::remove(&mut new["spec"], field);
-            }
+        let path = "/spec/internalTrafficPolicy";
+        if new.pointer(path) == old.pointer(path) {
+            json::remove(&mut new["spec"], "internalTrafficPolicy");
         }
     }
     let node_ports = |kind: &str| matches!(kind, "NodePort" | "LoadBalancer");
@@ -136,21 +120,11 @@ fn validate_service(service: &Value, errors: &mut FieldErrors) {
         text(service, "/spec/externalTrafficPolicy"),
         &["Cluster", "Local"],
     );
-    errors.one_of(
-        "spec.ipFamilyPolicy",
-        text(service, "/spec/ipFamilyPolicy"),
-        &["SingleStack", "PreferDualStack", "RequireDualStack"],
-    );
-    if text(service, "/spec/ipFamilyPolicy") == "RequireDualStack" {
-        errors.invalid(
-            "spec.ipFamilyPolicy",
-            "RequireDualStack",
-            "this cluster is not configured for dual-stack services",
-        );
-    }
+    service_ips::validate(service, errors);
+    service_health::validate(service, errors);
     names::labels(service.pointer("/spec/selector"), "spec.selector", errors);
     let ports = list(service, "/spec/ports");
-    let address = text(service, "/spec/clusterIP");
+    let headless = service_ips::is_headless(service);
     if kind == "ExternalName" {
         let name = text(service, "/spec/externalName");
         if name.is_empty() {
@@ -158,15 +132,12 @@ fn validate_service(service: &Value, errors: &mut FieldErrors) {
         } else if let Some(why) = names::broken(NameRule::Subdomain, name.trim_end_matches('.')) {
             errors.invalid("spec.externalName", name, why);
         }
-        if !address.is_empty() {
-            errors.forbidden("spec.clusterIP", "may not be set for ExternalName services");
-        }
-    } else if ports.is_empty() && address != "None" {
+    } else if ports.is_empty() && !headless {
         errors.required("spec.ports", "");
     }
-    if address == "None" && matches!(kind, "NodePort" | "LoadBalancer") {
+    if headless && matches!(kind, "NodePort" | "LoadBalancer") {
         errors.invalid(
-            "spec.clusterIP",
+            "spec.clusterIPs[0]",
             "None",
             format!("may not be set to 'None' for {kind} services"),
         );
