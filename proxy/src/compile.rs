@@ -21,7 +21,7 @@ pub fn compile<'a>(
 ) -> ServiceRules {
     let slices: Vec<&SliceInfo> = slices.into_iter().collect();
     let mut frontends = BTreeMap::new();
-    let (mut loops, mut ready) = (BTreeSet::new(), BTreeSet::new());
+    let (mut loops, mut ready) = (BTreeSet::new(), BTreeSet::<IpAddr>::new());
     let sources = allowed_sources(service, node);
     for port in &service.ports {
         let candidates = candidates(port, &slices);
@@ -45,13 +45,15 @@ pub fn compile<'a>(
             }
         }
     }
+    // A pod with both families is one.
+    let ready_of = |ipv4: bool| ready.iter().filter(|ip| ip.is_ipv4() == ipv4).count();
     ServiceRules {
         frontends: frontends.into_iter().collect(),
         cluster_ips: service.cluster_ips.clone(),
         loops: loops.into_iter().collect(),
         health: service.health_port.map(|port| HealthCheck {
             port,
-            endpoints: ready.len(),
+            endpoints: ready_of(true).max(ready_of(false)),
         }),
         problems: service.problems.clone(),
     }

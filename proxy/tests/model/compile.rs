@@ -198,7 +198,7 @@ fn a_node_that_may_reach_its_balancer_may_use_the_balancers_address() {
         "externalTrafficPolicy": "Local", "healthCheckNodePort": 32000,
         "status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.9"}]}}
     });
-    let rules = ready(balancer, &["10.42.0.2", "10.42.0.3"]);
+    let rules = ready(balancer, &["10.42.0.2", "10.42.0.3", "fd42::2"]);
     let sources = at(&rules, "198.51.100.9").sources.clone().expect("sources");
     assert!(sources.iter().any(|s| s.to_string() == "198.51.100.9/32"));
     let expected = HealthCheck {
