@@ -50,7 +50,9 @@ impl Ears {
     async fn loss(&self, network: &Network) -> io::Result<()> {
         loop {
             let lost = tokio::select! {
-                lost = heard(&self.links, |heard| losses::of_link(heard, &network.kept())) => lost?,
+                lost = heard(&self.links, |heard| {
+                    losses::of_link(heard, &network.kept(), link_name)
+                }) => lost?,
                 lost = heard(&self.rules, |heard| {
                     losses::of_rules(heard, &network.kept(), pool::is_own)
                 }) => lost?,
@@ -76,6 +78,11 @@ async fn heard(socket: &AsyncFd<Socket>, is_loss: impl Fn(&Heard) -> bool) -> io
     }
     ready.clear_ready();
     Ok(lost)
+}
+
+fn link_name(index: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(index).ok()?;
+    name.into_string().ok()
 }
 
 impl Network {

@@ -26,8 +26,9 @@ fn named(payload: &[u8], header: usize, attribute: u16) -> Option<&str> {
     text(found.1)
 }
 
-/// A message of rtnetlink: a bridge is gone or down, or an address of one is gone.
-pub(super) fn of_link(heard: &Heard, owned: &Owned) -> bool {
+/// A message of rtnetlink: a bridge is gone or down, or an address of one is gone. `link` names the
+/// link with a number, if it is there.
+pub(super) fn of_link(heard: &Heard, owned: &Owned, link: impl Fn(u32) -> Option<String>) -> bool {
     let payload = &heard.payload;
     let is_bridge = |name: Option<&str>| name.is_some_and(|name| owned.bridges.contains(name));
     match heard.kind {
@@ -40,8 +41,13 @@ pub(super) fn of_link(heard: &Heard, owned: &Owned) -> bool {
         }
         RTM_DELADDR => match named(payload, IFADDR_HEADER, IFA_LABEL) {
             Some(label) => is_bridge(Some(label)),
-            // IPv6 addresses tell no name. Those of the link alone come and go with every pod.
-            None => payload.get(3) == Some(&libc::RT_SCOPE_UNIVERSE),
+            // IPv6 addresses tell no name. Those of the link alone come and go with every pod; others
+            // also go with links that are not ours, as that to other nodes when it is made anew.
+            None if payload.get(3) == Some(&libc::RT_SCOPE_UNIVERSE) => {
+                let index = payload.get(4..8).and_then(|b| b.try_into().ok());
+                is_bridge(index.map(u32::from_ne_bytes).and_then(link).as_deref())
+            }
+            None => false,
         },
         _ => false,
     }
@@ -88,14 +94,33 @@ mod tests {
         let link = |kind, up: u8, name| {
             let mut header = vec![0; IFINFO_HEADER];
             header[8] = up;
-            of_link(&heard(kind, header, IFLA_IFNAME, name), &owned())
+            of_link(&heard(kind, header, IFLA_IFNAME, name), &owned(), |_| None)
         };
         assert!(link(RTM_DELLINK, 1, "pw0"));
         assert!(link(RTM_NEWLINK, 0, "pw0"));
         assert!(!link(RTM_NEWLINK, 1, "pw0"));
         assert!(!link(RTM_DELLINK, 1, "pw01234567"));
         let address = heard(RTM_DELADDR, vec![2, 24, 0, 0, 1, 0, 0, 0], IFA_LABEL, "pw0");
-        assert!(of_link(&address, &owned()));
+        assert!(of_link(&address, &owned(), |_| None));
+    }
+
+    #[test]
+    fn only_bridges_addresses_of_ipv6_are_missed() {
+        let number = |index| match index {
+            1 => Some("pw0".to_owned()),
+            2 => Some("pw-vxlan".to_owned()),
+            _ => None,
+        };
+        let address = |scope, index| {
+            let header = vec![10, 64, 0, scope, index, 0, 0, 0];
+            // Its first attribute is no name.
+            let heard = heard(RTM_DELADDR, header, 1, "0123456789abcde");
+            of_link(&heard, &owned(), number)
+        };
+        assert!(address(libc::RT_SCOPE_UNIVERSE, 1));
+        assert!(!address(libc::RT_SCOPE_LINK, 1));
+        assert!(!address(libc::RT_SCOPE_UNIVERSE, 2), "somebody else's");
+        assert!(!address(libc::RT_SCOPE_UNIVERSE, 3), "went with its link");
     }
 
     #[test]
@@ -120,7 +145,7 @@ mod tests {
                     payload,
                 };
                 assert!(!of_rules(&heard, &owned(), |_| false));
-                assert!(!of_link(&heard, &owned()));
+                assert!(!of_link(&heard, &owned(), |_| None));
             }
         }
     }
