@@ -194,7 +194,7 @@ const OTHERS: &str = "nft 'table inet others { set s { type ipv4_addr; elements 
 const OTHERS_NOW: &str = "nft list table inet others; ip -o addr show dev others0";
 
 /// The file that holds a pod's network namespace.
-fn namespace(host: &TestHost, pod: &str) -> Result<String> {
+pub(crate) fn namespace(host: &TestHost, pod: &str) -> Result<String> {
     let told = stdout_of(&mut host.podwright(&["network", "pod", pod]))?;
     let line = told
         .lines()

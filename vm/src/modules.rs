@@ -55,6 +55,7 @@ pub(crate) const WANTED: &[&str] = &[
     "nft_reject_bridge",
     "nf_conntrack_bridge",
     "nft_objref",
+    "sctp",
     "tun",
 ];
 
