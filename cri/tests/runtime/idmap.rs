@@ -90,6 +90,47 @@ async fn a_bind_shows_other_ids_than_are_on_disk() {
     pod.stop().await;
 }
 
+/// The copy is made by the container's process, the ids are given by its parent.
+#[tokio::test]
+async fn a_bind_of_the_containers_own_tree_is_mapped_in_a_user_namespace() {
+    let pod = Pod::start().await;
+    let data = pod.path("data");
+    std::fs::create_dir(&data).expect("creates");
+    owned_file(&data.join("old"));
+    let ids = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let show =
+        "stat -c %u:%g /plain/old /mapped/old; touch /mapped/new && stat -c %u:%g /mapped/new";
+    let mut spec = container(
+        show,
+        &[
+            ("/linux/uidMappings", ids.clone()),
+            ("/linux/gidMappings", ids),
+        ],
+    );
+    let mut space = oci_spec::runtime::LinuxNamespace::default();
+    space.set_typ(oci_spec::runtime::LinuxNamespaceType::User);
+    let linux = spec.linux_mut().as_mut().expect("linux");
+    linux.namespaces_mut().get_or_insert_default().push(space);
+    for mount in [
+        json!({"destination": "/plain", "type": "bind", "source": data, "options": ["rbind"]}),
+        json!({"destination": "/mapped", "type": "bind", "source": pod.rootfs().join("plain"),
+            "options": ["rbind", "idmap"]}),
+    ] {
+        let mount = serde_json::from_value(mount).expect("a mount");
+        spec.mounts_mut().get_or_insert_default().push(mount);
+    }
+    let mut context = pod.context("c");
+    context.rootfs = RootFs::Dir(pod.rootfs().to_string_lossy().into_owned());
+    context.idmapped_rootfs = true;
+    let plan = oci::compile(&spec, &context).expect("compiles");
+    if started(&pod, "c", plan).await {
+        assert_eq!(pod.output("c"), "65534:65534\n1000:1000\n0:0\n");
+        assert_eq!(owner(&data.join("new")), (0, 0));
+    }
+    assert_eq!(owner(&data.join("old")), (1000, 1000));
+    pod.stop().await;
+}
+
 #[tokio::test]
 async fn all_layers_of_a_root_are_mapped_and_none_changes_owner() {
     for overlay in [true, false] {

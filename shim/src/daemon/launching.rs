@@ -118,7 +118,7 @@ impl Processes {
                     launching.release();
                 }
             }
-            (Ok(Heard::Hooks), _) => launching.renew(),
+            (Ok(Heard::Helped), _) => launching.renew(),
             (Ok(Heard::Closed), true) => self.running(id),
             (Ok(Heard::Closed), false) => launching.silent = true,
             (Ok(Heard::Ready), true) => {

@@ -104,8 +104,12 @@ fn set_up_and_exec(
         sysctls(prepared, false)?;
     }
     identity::session_keyring(&prepared.process)?;
-    let hooks = || create_hooks(prepared, gate, channel);
-    let terminal = filesystem::set_up(prepared, matches!(stdio, Stdio::Terminal), hooks)?;
+    let callbacks = filesystem::Callbacks {
+        hooks: &|| create_hooks(prepared, gate, channel),
+        idmap: &|index, what| idmap(new_users, channel, index, what),
+    };
+    let wants_terminal = matches!(stdio, Stdio::Terminal);
+    let terminal = filesystem::set_up(prepared, wants_terminal, &callbacks)?;
     standard_streams(prepared, stdio, terminal.as_ref())?;
     close_descriptors(prepared, gate, channel, terminal.as_ref(), label.as_ref())?;
     identity::limits(&prepared.process)?;
@@ -191,6 +195,22 @@ fn hand_over(number: usize, channel: BorrowedFd<'_>) -> Result<(), Failed> {
     let report = report::encode(Step::Listener, number, 0);
     sys::write(channel, &report).map_err(at(Step::Listener))?;
     wait_at(&Gate::Parent, channel)
+}
+
+/// Id-maps a copy of what the container has mounted. Ids of the host are the host's to give: in a
+/// user namespace, the parent does it.
+fn idmap(
+    in_users: bool,
+    channel: BorrowedFd<'_>,
+    index: usize,
+    (tree, users, recursive): (BorrowedFd<'_>, BorrowedFd<'_>, bool),
+) -> sys::Sys<()> {
+    if !in_users {
+        return mounts::set_idmap(tree, users, recursive);
+    }
+    let report = report::encode(Step::Idmap, index, recursive.into());
+    socket::send(channel, &report, &[tree, users])?;
+    wait_at(&Gate::Parent, channel).map_err(|(_, _, errno)| errno)
 }
 
 /// Lets the parent run its hooks, then runs those that belong into the new mount namespace.

@@ -51,8 +51,8 @@ pub enum Gate {
     Fifo(OwnedFd),
 }
 
-/// What a child says, and the descriptor that came with it.
-type Report<'a> = (report::Report<'a>, Option<OwnedFd>);
+/// What a child says, and the descriptors that came with it.
+type Report<'a> = (report::Report<'a>, [Option<OwnedFd>; socket::MAX_FDS]);
 
 /// A process that is set up.
 #[derive(Debug)]
@@ -304,18 +304,24 @@ impl Launched {
     /// What the child reports.
     pub fn hear(&mut self) -> Result<Heard, LaunchError> {
         let mut buffer = [0; report::REPORT_MAX];
-        let Some((report, descriptor)) = self.receive(&mut buffer)? else {
+        let Some((report, descriptors)) = self.receive(&mut buffer)? else {
             return Ok(Heard::Closed);
         };
         match report {
             (Step::Ready, listened, ..) => {
-                self.terminal = descriptor;
+                self.terminal = descriptors.into_iter().flatten().next();
                 match listened {
                     0 => Ok(Heard::Ready),
                     _ => self.hand_over().map(|()| Heard::Ready),
                 }
             }
-            (Step::Hooks, ..) => self.run_hooks().map(|()| Heard::Hooks),
+            (Step::Hooks, ..) => self.run_hooks().map(|()| Heard::Helped),
+            (Step::Idmap, index, recursive, _) => {
+                let mut descriptors = descriptors.into_iter().flatten();
+                self.idmap(descriptors.next().zip(descriptors.next()), recursive != 0)
+                    .map_err(|errno| self.words.error(Step::Mount, index, errno))?;
+                self.release().map(|()| Heard::Helped)
+            }
             (step, index, number, output) => Err(self.words.reported(step, index, number, output)),
         }
     }
@@ -326,7 +332,7 @@ impl Launched {
         self.wait_for_word()?;
         let mut buffer = [0; report::REPORT_MAX];
         match self.receive(&mut buffer)? {
-            Some(((Step::Replaced, pid, ..), Some(pidfd))) => {
+            Some(((Step::Replaced, pid, ..), [Some(pidfd), ..])) => {
                 let first = std::mem::replace(&mut self.pid, pid as u32);
                 self.pidfd = pidfd;
                 // It has nothing left to do but to end.
@@ -353,7 +359,7 @@ impl Launched {
         }
         let report = report::decode(buffer.get(..length).unwrap_or_default())
             .ok_or_else(|| failed(libc::EPROTO))?;
-        Ok(Some((report, fds.into_iter().flatten().next())))
+        Ok(Some((report, fds)))
     }
 
     /// Gives the notify descriptor of the child's filter to its listener, and lets the child go on.
@@ -373,6 +379,12 @@ impl Launched {
             listener::tell(listener, self.pid, self.container_pid, &descriptor)?;
         }
         self.release()
+    }
+
+    /// Id-maps a copy of a mount for a child in a user namespace, which has no say over the host's ids.
+    fn idmap(&self, what: Option<(OwnedFd, OwnedFd)>, recursive: bool) -> sys::Sys<()> {
+        let (tree, users) = what.ok_or(libc::EPROTO)?;
+        sys::mounts::set_idmap(tree.as_fd(), users.as_fd(), recursive)
     }
 
     /// Runs the parent's hooks before the root is changed, and lets the child go on.
@@ -400,7 +412,7 @@ impl Launched {
         let failed = loop {
             match self.wait() {
                 Ok(Heard::Ready) => return Ok(self),
-                Ok(Heard::Hooks) => {}
+                Ok(Heard::Helped) => {}
                 // It was killed before it could say anything.
                 Ok(Heard::Closed) => break self.words.error(Step::Channel, 0, libc::ECONNRESET),
                 Err(error) => break error,

@@ -67,6 +67,9 @@ pub enum Step {
     /// Not a failure: the index is the number of the child's notify descriptor.
     Listener,
     MountNamespace,
+    /// Not a failure: the parent id-maps the mount that comes with it, by the user namespace beside it,
+    /// then lets the child go on. The number says whether mounts below are mapped too.
+    Idmap,
 }
 
 const STEPS: &[Step] = &[
@@ -121,6 +124,7 @@ const STEPS: &[Step] = &[
     Step::Label,
     Step::Listener,
     Step::MountNamespace,
+    Step::Idmap,
 ];
 
 const REPORT_SIZE: usize = 12;
@@ -130,8 +134,8 @@ pub(crate) const REPORT_MAX: usize = REPORT_SIZE + hooks::OUTPUT_MAX;
 /// What a child says when nothing failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
-    /// The parent's hooks have run, and it goes on.
-    Hooks,
+    /// The parent has done its part (hooks, id-mapped mounts), and it goes on.
+    Helped,
     /// It is set up, and waits at its gate.
     Ready,
     /// It has closed the channel: by exec, or by dying.
@@ -371,6 +375,7 @@ impl Words {
             Step::JoinNamespace => "joining a namespace".into(),
             Step::UserNamespace => "entering the user namespace".into(),
             Step::MountNamespace => "joining the mount namespace".into(),
+            Step::Idmap => "id-mapping a mount".into(),
             Step::TimeNamespace => "setting up the time namespace".into(),
             Step::OomScore => "setting oom_score_adj".into(),
             Step::Hostname => "setting the host name".into(),

@@ -41,17 +41,6 @@ pub(super) fn compile(
     if !joined && (mappings.uid.is_empty() || mappings.gid.is_empty()) {
         return Err("id-mapped mounts must have both uid and gid mappings specified");
     }
-    let users = |linux: &Linux| {
-        let mut spaces = linux.namespaces().iter().flatten();
-        spaces.any(|space| space.typ() == LinuxNamespaceType::User)
-    };
-    if matches!(kind, MountKind::OwnBind { .. }) && linux.is_some_and(users) {
-        // The copy is made by the container's process, whose privileges end at its namespace.
-        return Err(
-            "a bind of the container's own tree cannot be id-mapped where the container \
-                    has a user namespace: bind the host's directory",
-        );
-    }
     Ok(Some(MountIdmap {
         mappings,
         recursive: word == Some(true),

@@ -312,28 +312,6 @@ mod tests {
     }
 
     #[test]
-    fn an_own_bind_is_not_idmapped_in_a_user_namespace() {
-        let bind = json!({"destination": "/data", "source": "/bundle/rootfs/tmp",
-            "options": ["rbind", "idmap"]});
-        let bind: Mount = serde_json::from_value(bind).expect("a mount");
-        let context = CompileContext {
-            rootfs: RootFs::Dir("/bundle/rootfs".into()),
-            ..CompileContext::default()
-        };
-        let compile = |namespaces: serde_json::Value| {
-            let ids = json!([{"containerID": 0, "hostID": 1000, "size": 10}]);
-            let linux = json!({"namespaces": namespaces, "uidMappings": ids, "gidMappings": ids});
-            let linux: Linux = serde_json::from_value(linux).expect("a linux part");
-            let words = sorted(&bind, "/data").expect("known words");
-            one(&bind, "/data".into(), words, Some(&linux), &context)
-        };
-        assert!(compile(json!([{"type": "mount"}])).is_ok());
-        let refused = compile(json!([{"type": "mount"}, {"type": "user"}]));
-        let said = refused.expect_err("refused").to_string();
-        assert!(said.contains("own tree cannot be id-mapped"), "{said}");
-    }
-
-    #[test]
     fn contradictions_and_unknown_words_are_named() {
         for (value, expected) in [
             (

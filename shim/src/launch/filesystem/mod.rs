@@ -25,13 +25,21 @@ pub(super) use hide::{is_null, own_null};
 pub(super) use mount::on_proc;
 pub(super) use terminal::Terminal;
 
+/// What a container's set-up leaves to its caller.
+pub(super) struct Callbacks<'a> {
+    /// Called once everything is mounted, while the host's files can still be seen.
+    pub hooks: &'a dyn Fn() -> Result<(), Failed>,
+    /// Id-maps a copy of a mount, which is that of the mount with this index: (copy, user namespace,
+    /// whether those below are mapped too).
+    pub idmap: &'a dyn Fn(usize, (BorrowedFd<'_>, BorrowedFd<'_>, bool)) -> Sys<()>,
+}
+
 /// Mounts everything and changes the root (or, in a running container's namespace, only opens the
-/// terminal that is asked for). `hooks` is called once everything is mounted, while the host's
-/// files can still be seen.
+/// terminal that is asked for).
 pub(super) fn set_up(
     prepared: &Prepared,
     terminal: bool,
-    hooks: impl FnOnce() -> Result<(), Failed>,
+    callbacks: &Callbacks<'_>,
 ) -> Result<Option<Terminal>, Failed> {
     let Some(root) = &prepared.root else {
         return match terminal {
@@ -49,7 +57,7 @@ pub(super) fn set_up(
     let null = hide::open_null().map_err(at(Step::MaskedPath))?;
     let top = root.tree.as_fd();
     pivot::attach_root(top, &root.attach_at).map_err(at(Step::RootFs))?;
-    let pair = match fill(root, terminal, hooks, null.as_fd()) {
+    let pair = match fill(root, terminal, callbacks, null.as_fd()) {
         Err(failed) if joined.is_some() => {
             // What was tried is not the others' to keep. There is nothing to do if that fails too.
             let _ = pivot::take_back(top);
@@ -66,12 +74,13 @@ pub(super) fn set_up(
 fn fill(
     root: &Root,
     terminal: bool,
-    hooks: impl FnOnce() -> Result<(), Failed>,
+    callbacks: &Callbacks<'_>,
     null: BorrowedFd<'_>,
 ) -> Result<Option<Terminal>, Failed> {
     let top = root.tree.as_fd();
     for (index, mount) in root.mounts.iter().enumerate() {
-        mount::make(top, mount).map_err(|(step, errno)| (step, index, errno))?;
+        let idmap = |what: (BorrowedFd<'_>, BorrowedFd<'_>, bool)| (callbacks.idmap)(index, what);
+        mount::make(top, mount, &idmap).map_err(|(step, errno)| (step, index, errno))?;
     }
     for (index, device) in root.devices.iter().enumerate() {
         devices::make(top, device).map_err(|errno| (Step::Device, index, errno))?;
@@ -86,7 +95,7 @@ fn fill(
     // As runc does: a working directory that does not exist is made, empty, by root. The root becomes
     // read-only later.
     paths::make(top, &root.cwd, true, Links::Follow).map_err(at(Step::Cwd))?;
-    hooks()?;
+    (callbacks.hooks)()?;
     hide::hide(top, root, null)?;
     late_readonly(root)?;
     Ok(pair)

@@ -12,6 +12,9 @@ use crate::sys::{Errno, Sys, mounts};
 
 type Failed = (Step, Errno);
 
+/// Id-maps a copy of a mount: (copy, user namespace, whether those below are mapped too).
+type Idmap<'a> = dyn Fn((BorrowedFd<'_>, BorrowedFd<'_>, bool)) -> Sys<()> + 'a;
+
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 /// What may be mounted on inside /proc: files that lxcfs emulates, as runc has it.
@@ -29,9 +32,13 @@ const PROC_FILES: [&CStr; 10] = [
 ];
 
 /// Makes one mount. What has to become read-only later is kept in it.
-pub(super) fn make(top: BorrowedFd<'_>, mount: &PreparedMount) -> Result<(), Failed> {
+pub(super) fn make(
+    top: BorrowedFd<'_>,
+    mount: &PreparedMount,
+    idmap: &Idmap<'_>,
+) -> Result<(), Failed> {
     let own = match &mount.source {
-        MountSource::Own(bind) => Some(own_tree(top, bind).map_err(|e| (Step::Mount, e))?),
+        MountSource::Own(bind) => Some(own_tree(top, bind, idmap).map_err(|e| (Step::Mount, e))?),
         _ => None,
     };
     let source = match &mount.source {
@@ -125,11 +132,11 @@ fn check_place(
 }
 
 /// A copy of what the container has at `source` by now.
-fn own_tree(top: BorrowedFd<'_>, bind: &OwnBind) -> Sys<OwnedFd> {
+fn own_tree(top: BorrowedFd<'_>, bind: &OwnBind, idmap: &Idmap<'_>) -> Sys<OwnedFd> {
     let source = paths::resolve(top, &bind.source)?;
     let tree = mounts::open_tree(source.as_fd(), c"", bind.recursive)?;
     if let Some((userns, recursive)) = &bind.idmap {
-        mounts::set_idmap(tree.as_fd(), userns.as_fd(), *recursive)?;
+        idmap((tree.as_fd(), userns.as_fd(), *recursive))?;
     }
     bind.changes.apply(tree.as_fd())?;
     Ok(tree)
