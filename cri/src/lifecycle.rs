@@ -263,7 +263,9 @@ impl Runtime {
             }
         }
         let (shim_dir, dir) = (self.paths.shim(&record.id), self.paths.sandbox(&record.id));
+        let roots = self.paths.roots(&record.id);
         blocking::run("removing a sandbox", move || {
+            remove_dir(&roots)?;
             remove_dir(&shim_dir)?;
             remove_object_dir(&dir)
         })

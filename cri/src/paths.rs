@@ -55,6 +55,17 @@ impl Paths {
         self.shims().join(sandbox_id)
     }
 
+    /// Where external runtimes find the roots of containers with ids of their own, a directory for
+    /// each pod. Others may pass through these.
+    pub(crate) fn roots(&self, sandbox_id: &str) -> PathBuf {
+        self.roots_dir().join(sandbox_id)
+    }
+
+    /// All of them.
+    pub(crate) fn roots_dir(&self) -> PathBuf {
+        self.run.join("roots")
+    }
+
     /// Files that hold network namespaces.
     pub(crate) fn netns_dir(&self) -> PathBuf {
         self.run.join("netns")

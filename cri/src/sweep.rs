@@ -24,7 +24,7 @@ const CGROUP_DEPTH: usize = 5;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Leftover {
-    /// The directory of a shim, or a network namespace.
+    /// The directory of a shim, a network namespace, or where an external runtime found roots.
     Shim(String),
     Sandbox(String),
     Container(String),
@@ -91,6 +91,7 @@ async fn find(runtime: &Runtime) -> BTreeSet<Leftover> {
     let in_dir = async |dir: &Path| list(dir).await.unwrap_or_default().into_iter();
     found.extend(in_dir(&paths.shims()).await.map(Leftover::Shim));
     found.extend(in_dir(&paths.netns_dir()).await.map(Leftover::Shim));
+    found.extend(in_dir(&paths.roots_dir()).await.map(Leftover::Shim));
     found.extend(in_dir(&paths.sandboxes()).await.map(Leftover::Sandbox));
     found.extend(in_dir(&paths.containers()).await.map(Leftover::Container));
     match runtime.images.leases().await {
@@ -142,8 +143,10 @@ async fn remove(runtime: &Runtime, leftover: &Leftover) -> Result<()> {
 pub(crate) async fn shim(runtime: &Runtime, id: &str) -> Result<()> {
     runtime.end_shim(id).await?;
     let (shim_dir, netns) = (runtime.paths.shim(id), runtime.paths.netns(id));
+    let roots = runtime.paths.roots(id);
     blocking::run("removing a leftover", move || {
         cni::netns::remove(&netns).map_err(|e| Fault::internal("removing a namespace", e))?;
+        remove_dir(&roots)?;
         remove_dir(&shim_dir)
     })
     .await?

@@ -47,8 +47,8 @@ pub struct LaunchPlan {
     /// The first process.
     pub process: ProcessPlan,
     pub hooks: Hooks,
-    /// Another runtime makes the container. Of this plan it has the root filesystem, what is bound
-    /// from the sandbox, the cgroup and the pid namespace; the rest is in its bundle.
+    /// Another runtime makes the container. Of this plan it has the root filesystem, the mounts, the
+    /// cgroup and the pid namespace; the rest is in its bundle.
     pub external: Option<External>,
 }
 
@@ -58,12 +58,15 @@ pub struct External {
     /// The absolute path of its program, and its global flags.
     pub command: Vec<String>,
     /// The directory with the container's config.json. The root filesystem is shown to the runtime
-    /// at `rootfs` in it, and destinations of mounts are paths in it.
+    /// at `rootfs` in it, and destinations of mounts are paths in it, unless there is a `place`.
     pub bundle: String,
     /// The container's name for the runtime.
     pub id: String,
     /// The file that its errors are written to, as one of the flags says.
     pub log: String,
+    /// The directory that root and mounts are shown in instead: one that the ids of the container's
+    /// user namespace may pass through. With it the root and binds may be id-mapped, and layers merged.
+    pub place: Option<String>,
 }
 
 /// Programs to run at fixed points of the container's life.

@@ -22,6 +22,8 @@ const PROGRAMS: &[&str] = &[
     "unshare",
     // A process of its own makes a scope here.
     "systemctl",
+    // So does this, for pods whose runtime it is.
+    "runc",
 ];
 
 /// Programs and files that are looked for at their place.
@@ -31,6 +33,8 @@ const AT_THEIR_PLACE: &[&str] = &[
     SYSTEMD,
     // What systemd becomes when it ends, by the name that is compiled in.
     "/lib/systemd/systemd-shutdown",
+    // Where the CRI server is told that it is.
+    "/usr/sbin/runc",
 ];
 
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";

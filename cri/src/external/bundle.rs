@@ -2,33 +2,35 @@
 //! The bundle of a container that another runtime makes: the spec as that runtime needs it.
 //!
 //! A spec of ours leaves to the launch what only we do: the root from layers, the pod's /dev/shm, the
-//! default seccomp profile, limits that are kept with the record. Here they are written out. Pure,
-//! but for [`write`] and [`pause`].
+//! default seccomp profile, limits that are kept with the record, mounts that are id-mapped. Here they
+//! are written out. Pure, but for [`Target::prepare`] and [`pause`].
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde_json::{Value, json};
 use shim::plan::{
-    LaunchPlan, Mount, MountAttrs, MountKind, Namespace, Namespaces, ProcessPlan, RootFs,
+    CgroupJoin, IdMapping, LaunchPlan, Mount, MountAttrs, MountKind, Namespace, Namespaces,
+    ProcessPlan, RootFs, UserNamespace,
 };
 
-use super::Handler;
+use super::{Handler, place};
 use crate::container::ContainerRecord;
 use crate::fault::{Fault, Result};
 use crate::nri::limits_in_spec;
 use crate::oci::{self, SandboxInput};
 use crate::sandbox::SandboxRecord;
+use crate::server::sandbox_run::make_private_dir;
 use crate::spec_edit::SpecEdit;
 use crate::v1;
 
 /// What runtimes of today all take.
 const OCI_VERSION: &str = "1.0.2";
-/// The directory of the pod's /dev/shm in the bundle.
+/// In the container's place: its root, and the pod's /dev/shm.
+const ROOT: &str = "rootfs";
 const SHM: &str = "shm";
-/// What mount(2) takes of a filesystem's options: a page, with a zero at its end.
-const MOUNT_DATA_MAX: usize = 4095;
 
 /// What a spec does not say.
 #[derive(Debug)]
@@ -38,14 +40,35 @@ pub(crate) struct Input<'a> {
     pub(crate) limits: &'a v1::LinuxContainerResources,
     pub(crate) seccomp: Option<LinuxSeccomp>,
     pub(crate) cgroup: &'a str,
-    /// The bundle's directory, when the container shares the pod's /dev/shm.
-    pub(crate) shm_in: Option<&'a Path>,
+    /// Where the runtime finds its root and what we mount for it.
+    pub(crate) place: &'a Path,
+    /// Whether the container shares the pod's /dev/shm.
+    pub(crate) shares_shm: bool,
     /// The client's annotations mean nothing to a runtime: some runtimes take orders in theirs.
     pub(crate) client_annotations: &'a HashMap<String, String>,
     /// What containerd tells runtimes in annotations.
     pub(crate) annotations: Vec<(&'static str, String)>,
     /// The least OOM score that this process may give.
     pub(crate) least_oom_score: i64,
+}
+
+impl<'a> Input<'a> {
+    /// A spec that says everything.
+    pub(crate) fn of(spec: &'a Spec) -> Self {
+        static NONE: LazyLock<(v1::LinuxContainerResources, HashMap<String, String>)> =
+            LazyLock::new(Default::default);
+        Self {
+            spec,
+            limits: &NONE.0,
+            seccomp: None,
+            cgroup: "",
+            place: Path::new(""),
+            shares_shm: false,
+            client_annotations: &NONE.1,
+            annotations: Vec::new(),
+            least_oom_score: crate::oom_score::least(),
+        }
+    }
 }
 
 /// What containerd tells runtimes: which pod this is, and what of it.
@@ -72,28 +95,31 @@ pub(crate) fn annotations(
     all
 }
 
-/// The config.json of a container.
+/// The config.json of a container, and what has to be mounted in its place.
 ///
 /// # Errors
 /// What an external runtime cannot do here, by name.
-pub(crate) fn config(input: Input<'_>) -> Result<Value> {
-    let limited = limits_in_spec(input.spec, input.limits)?;
+fn config(input: Input<'_>) -> Result<(Value, Vec<Mount>)> {
+    let mut limited = limits_in_spec(input.spec, input.limits)?;
     refuse(&limited)?;
+    let mut mounts = place::take_over(&mut limited, input.place)?;
     let mut edit = SpecEdit::new(&limited)?;
     edit.set(&["ociVersion"], OCI_VERSION);
-    edit.set(&["root", "path"], "rootfs");
+    let rootfs = input.place.join(ROOT).display().to_string();
+    edit.set(&["root", "path"], rootfs);
     edit.set(&["linux", "cgroupsPath"], input.cgroup);
     if let Some(profile) = input.seccomp {
         let profile = serde_json::to_value(profile)
             .map_err(|e| Fault::internal("encoding a seccomp profile", e))?;
         edit.set(&["linux", "seccomp"], profile);
     }
-    if let Some(bundle) = input.shm_in {
+    if input.shares_shm {
         let mount = json!({
-            "destination": "/dev/shm", "type": "bind", "source": bundle.join(SHM),
+            "destination": "/dev/shm", "type": "bind", "source": input.place.join(SHM),
             "options": ["rbind", "nosuid", "noexec", "nodev"],
         });
         edit.put(&["mounts"], "destination", mount);
+        mounts.push(pods_shm());
     }
     for (name, value) in input.client_annotations {
         if edit.get(&["annotations", name]).and_then(Value::as_str) == Some(value) {
@@ -114,29 +140,15 @@ pub(crate) fn config(input: Input<'_>) -> Result<Value> {
         );
         edit.set(&["process", "oomScoreAdj"], input.least_oom_score);
     }
-    Ok(edit.into_value())
+    Ok((edit.into_value(), mounts))
 }
 
 fn refuse(spec: &Spec) -> Result<()> {
     for mount in spec.mounts().iter().flatten() {
-        let options = mount.options().iter().flatten();
-        if options.clone().any(|o| o == "rshared" || o == "shared") {
+        let mut options = mount.options().iter().flatten();
+        if options.any(|o| o == "rshared" || o == "shared") {
             return Err(Fault::invalid(format!(
                 "mount {:?}: bidirectional propagation is not supported with an external runtime handler",
-                mount.destination().display().to_string()
-            )));
-        }
-        // An image volume: these runtimes mount it as it stands, all options at once.
-        let length: usize = options.map(|option| option.len() + 1).sum();
-        if mount.typ().as_deref() == Some("overlay") && length > MOUNT_DATA_MAX {
-            return Err(Fault::invalid(format!(
-                "mount {:?}: an image of so many layers does not fit into one mount(2), by which external runtime handlers mount it",
-                mount.destination().display().to_string()
-            )));
-        }
-        if mount.uid_mappings().is_some() {
-            return Err(Fault::invalid(format!(
-                "mount {:?}: uidMappings are not supported with an external runtime handler",
                 mount.destination().display().to_string()
             )));
         }
@@ -144,17 +156,56 @@ fn refuse(spec: &Spec) -> Result<()> {
     Ok(())
 }
 
-/// The launch plan of a container whose config.json is in `bundle`.
-pub(crate) fn plan(
-    handler: &Handler,
-    bundle: &Path,
-    id: &str,
-    spec: &Spec,
-    (rootfs, cgroup): (RootFs, shim::plan::CgroupJoin),
-    shares_shm: bool,
-) -> LaunchPlan {
-    let process = spec.process().as_ref();
-    let shm = Mount {
+/// A container that a handler is to make.
+#[derive(Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) handler: &'a Handler,
+    pub(crate) id: &'a str,
+    /// Has its config.json.
+    pub(crate) bundle: &'a Path,
+    pub(crate) rootfs: RootFs,
+    pub(crate) joins: CgroupJoin,
+}
+
+impl Target<'_> {
+    /// Writes the bundle, and makes the launch plan. Blocks.
+    ///
+    /// # Errors
+    /// What the runtime cannot do here, by name; or the disk refuses.
+    pub(crate) fn prepare(self, input: Input<'_>) -> Result<LaunchPlan> {
+        let place = self.handler.place(self.bundle, self.id);
+        let spec = input.spec;
+        let (config, mounts) = config(Input {
+            place: &place,
+            ..input
+        })?;
+        place::make(&place, self.handler.passable(), &[ROOT, SHM], &mounts)?;
+        write(self.bundle, &config)?;
+        let shows = mounts.iter().any(|mount| !is_sandboxs(mount));
+        let process = spec.process().as_ref();
+        let ids = self.handler.ids.as_ref().map(|mapped| mapped.ids.plan());
+        Ok(LaunchPlan {
+            namespaces: Namespaces {
+                pid: pid_namespace(spec),
+                ..Namespaces::default()
+            },
+            cgroup: self.joins,
+            // A directory is pause's, which needs no ids.
+            rootfs_idmap: ids.filter(|_| matches!(self.rootfs, RootFs::Overlay { .. })),
+            rootfs: self.rootfs,
+            mounts,
+            process: ProcessPlan {
+                terminal: process.and_then(|p| p.terminal()).unwrap_or(false),
+                ..ProcessPlan::default()
+            },
+            external: Some(self.handler.external(self.bundle, self.id, shows)),
+            ..LaunchPlan::default()
+        })
+    }
+}
+
+fn pods_shm() -> Mount {
+    Mount {
         destination: format!("/{SHM}"),
         kind: MountKind::SandboxBind {
             source: "/dev/shm".to_owned(),
@@ -163,22 +214,11 @@ pub(crate) fn plan(
         recursive_attrs: MountAttrs::default(),
         propagation: Vec::new(),
         idmap: None,
-    };
-    LaunchPlan {
-        namespaces: Namespaces {
-            pid: pid_namespace(spec),
-            ..Namespaces::default()
-        },
-        cgroup,
-        rootfs,
-        mounts: shares_shm.then_some(shm).into_iter().collect(),
-        process: ProcessPlan {
-            terminal: process.and_then(|p| p.terminal()).unwrap_or(false),
-            ..ProcessPlan::default()
-        },
-        external: Some(handler.external(bundle, id)),
-        ..LaunchPlan::default()
     }
+}
+
+fn is_sandboxs(mount: &Mount) -> bool {
+    matches!(mount.kind, MountKind::SandboxBind { .. })
 }
 
 /// Whether the first process takes the others with it: only when it is the first of its namespace.
@@ -194,14 +234,8 @@ fn pid_namespace(spec: &Spec) -> Namespace {
     }
 }
 
-/// Makes the places in a bundle that mounts go to, and writes config.json. Blocks.
-///
-/// # Errors
-/// When the disk refuses.
-pub(crate) fn write(bundle: &Path, config: &Value) -> Result<()> {
-    for dir in ["rootfs", SHM] {
-        crate::server::sandbox_run::make_private_dir(&bundle.join(dir))?;
-    }
+fn write(bundle: &Path, config: &Value) -> Result<()> {
+    make_private_dir(bundle)?;
     let path = bundle.join("config.json");
     let text =
         serde_json::to_vec(config).map_err(|e| Fault::internal("encoding an OCI spec", e))?;
@@ -221,28 +255,30 @@ pub(crate) fn pause(
     annotations: Vec<(&'static str, String)>,
 ) -> Result<LaunchPlan> {
     let bundle = handler.bundle_of(id);
-    let spec = pause_spec(input)?;
-    let value = config(Input {
-        spec: &spec,
-        limits: &v1::LinuxContainerResources::default(),
-        seccomp: None,
-        cgroup,
-        shm_in: None,
-        client_annotations: &HashMap::new(),
-        annotations,
-        least_oom_score: crate::oom_score::least(),
-    })?;
-    write(&bundle, &value)?;
-    let rootfs = bundle.join("rootfs");
-    for dir in ["dev", "proc", "sys"] {
-        crate::server::sandbox_run::make_private_dir(&rootfs.join(dir))?;
+    let rootfs = bundle.join(ROOT);
+    for dir in ["dev", "proc", "sys", ""].map(|name| rootfs.join(name)) {
+        make_private_dir(&dir)?;
+        open_to_all(&dir)?;
     }
-    open_to_all(&rootfs)?;
     let copy = rootfs.join("pause");
     std::fs::copy(&input.pause, &copy)
         .map_err(|e| Fault::internal(format!("writing {}", copy.display()), e))?;
-    let place = (RootFs::Empty, input.cgroup.clone());
-    Ok(plan(handler, &bundle, id, &spec, place, false))
+    let target = Target {
+        handler,
+        id,
+        bundle: &bundle,
+        // Where the bundle is closed to the pod's ids, it is shown elsewhere.
+        rootfs: match &handler.ids {
+            Some(_) => RootFs::Dir(rootfs.display().to_string()),
+            None => RootFs::Empty,
+        },
+        joins: input.cgroup.clone(),
+    };
+    target.prepare(Input {
+        cgroup,
+        annotations,
+        ..Input::of(&pause_spec(input)?)
+    })
 }
 
 /// It is the pod's `/`: whoever is not root must get through.
@@ -276,7 +312,13 @@ fn pause_spec(input: &SandboxInput) -> Result<Spec> {
     if !input.host_ipc {
         spaces.push(json!({"type": "ipc"}));
     }
-    if input.share_pid {
+    if let UserNamespace::Join { path, ids } = &input.users {
+        spaces.push(json!({"type": "user", "path": path}));
+        edit.set(&["linux", "uidMappings"], mappings(&ids.uid));
+        edit.set(&["linux", "gidMappings"], mappings(&ids.gid));
+    }
+    // Only who owns its pid namespace may mount a proc of it.
+    if input.share_pid || input.users != UserNamespace::Host {
         spaces.push(json!({"type": "pid"}));
     }
     edit.set(&["linux", "namespaces"], spaces);
@@ -284,6 +326,11 @@ fn pause_spec(input: &SandboxInput) -> Result<Spec> {
         edit.set(&["linux", "sysctl", name], value.as_str());
     }
     edit.finish("podwright")
+}
+
+fn mappings(ids: &[IdMapping]) -> Value {
+    let line = |ids: &IdMapping| json!({"containerID": ids.container, "hostID": ids.host, "size": ids.size});
+    ids.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -299,7 +346,8 @@ mod tests {
             })),
             seccomp: None,
             cgroup: "/p/c",
-            shm_in: Some(Path::new("/b")),
+            place: Path::new("/b"),
+            shares_shm: true,
             client_annotations: Box::leak(Box::new(
                 [("run.oci.handler".to_owned(), "x".to_owned())].into(),
             )),
@@ -315,12 +363,13 @@ mod tests {
         edit.set(&["annotations", "run.oci.handler"], "x");
         edit.set(&["annotations", "of.a.plugin"], "y");
         let spec = edit.finish("a test").unwrap();
-        let value = config(input(&spec)).unwrap();
+        let (value, mounts) = config(input(&spec)).unwrap();
+        assert!(mounts.len() == 1 && is_sandboxs(&mounts[0]), "{mounts:?}");
         assert_eq!(value["annotations"]["of.a.plugin"], "y");
         assert_eq!(value["annotations"].get("run.oci.handler"), None);
         for (pointer, expected) in [
             ("/ociVersion", json!("1.0.2")),
-            ("/root/path", json!("rootfs")),
+            ("/root/path", json!("/b/rootfs")),
             ("/process/oomScoreAdj", json!(0)),
             ("/linux/cgroupsPath", json!("/p/c")),
             ("/linux/resources/memory/limit", json!(77)),
@@ -347,20 +396,6 @@ mod tests {
             error.contains("\"/m\"") && error.contains("propagation"),
             "{error}"
         );
-        let volume = |layers: usize| {
-            let mut edit = SpecEdit::new(&oci::spec::container_spec()).unwrap();
-            let lower = format!("lowerdir={}", vec!["x".repeat(99); layers].join(":"));
-            let mount = json!({"destination": "/v", "type": "overlay", "options": ["ro", lower]});
-            edit.push(&["mounts"], mount);
-            let spec = edit.finish("a test").unwrap();
-            config(input(&spec)).map_err(|fault| fault.to_string())
-        };
-        assert!(volume(40).is_ok());
-        let error = volume(41).unwrap_err();
-        assert!(
-            error.contains("\"/v\"") && error.contains("layers"),
-            "{error}"
-        );
     }
 
     #[test]
@@ -374,6 +409,29 @@ mod tests {
         .unwrap();
         assert_eq!(pid_namespace(&spec), Namespace::New);
         assert_eq!(spec.hostname().as_deref(), Some("web"));
+        let line = IdMapping {
+            container: 0,
+            host: 7,
+            size: 9,
+        };
+        let mapped = pause_spec(&SandboxInput {
+            users: UserNamespace::Join {
+                path: "/u".into(),
+                ids: shim::plan::IdMappings {
+                    uid: vec![line],
+                    gid: vec![line],
+                },
+            },
+            ..SandboxInput::default()
+        })
+        .unwrap();
+        assert_eq!(pid_namespace(&mapped), Namespace::New, "it mounts a proc");
+        let linux = serde_json::to_value(mapped.linux()).unwrap();
+        let expected = json!([{"containerID": 0, "hostID": 7, "size": 9}]);
+        assert_eq!(
+            (&linux["uidMappings"], &linux["gidMappings"]),
+            (&expected, &expected)
+        );
         let host = pause_spec(&SandboxInput::default()).unwrap();
         assert_eq!(
             (host.hostname(), pid_namespace(&host)),

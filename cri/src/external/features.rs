@@ -9,9 +9,16 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use crate::sandbox::userns;
 use crate::v1;
 
 const DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a program that has no such command can do: that command is younger than user namespaces,
+/// which every OCI runtime for Linux has had since version 1.0 of the specification.
+fn silent() -> Value {
+    serde_json::json!({"linux": {"namespaces": ["user"]}})
+}
 
 /// Answers by program and the time of its last change. Only programs that are configured get here.
 type Known = HashMap<PathBuf, (Option<SystemTime>, v1::RuntimeHandlerFeatures)>;
@@ -43,17 +50,22 @@ async fn ask(program: &Path) -> Option<Value> {
         .kill_on_drop(true);
     let output = tokio::time::timeout(DEADLINE, command.output()).await;
     let output = output.ok()?.ok()?;
-    serde_json::from_slice(&output.stdout).ok()
+    match output.status.success() {
+        true => serde_json::from_slice(&output.stdout).ok(),
+        false => Some(silent()),
+    }
 }
 
-/// User namespaces are false: podwright joins containers to their pod's, with id-mapped layers,
-/// which these runtimes are not asked for.
+/// Of a pod with ids of its own a runtime only has to join the user namespace: we map the ids of its
+/// root and volumes.
 fn read(said: &Value) -> v1::RuntimeHandlerFeatures {
+    let namespaces = said.pointer("/linux/namespaces").and_then(Value::as_array);
+    let users = namespaces.is_some_and(|all| all.iter().any(|kind| kind == "user"));
     let options = said.get("mountOptions").and_then(Value::as_array);
     let has = |word: &str| options.is_some_and(|all| all.iter().any(|option| option == word));
     v1::RuntimeHandlerFeatures {
         recursive_read_only_mounts: has("rro"),
-        user_namespaces: false,
+        user_namespaces: users && userns::supported(),
     }
 }
 
@@ -66,5 +78,10 @@ mod tests {
         let said = serde_json::json!({"mountOptions": ["ro", "rro"]});
         assert!(read(&said).recursive_read_only_mounts);
         assert!(!read(&serde_json::json!({})).recursive_read_only_mounts);
+        assert!(
+            !read(&said).user_namespaces,
+            "they are not among its namespaces"
+        );
+        assert_eq!(read(&silent()).user_namespaces, userns::supported());
     }
 }

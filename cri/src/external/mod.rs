@@ -4,21 +4,25 @@
 //! The pod's shim runs the runtime's commands and owns what they leave (see `shim::daemon::external`),
 //! so logs, exits, signals, attaching and restarts are those of every pod. Here is the rest: which
 //! handlers there are and what they can do ([`features`]), the bundle that they are given
-//! ([`bundle`]), and forgetting a container ([`Handler::delete`]).
+//! ([`bundle`]), where they find what we mount ([`place`]), and forgetting a container
+//! ([`Handler::delete`]).
 //!
 //! The runtime keeps its state below the pod's own run directory, so that nothing of it outlives the pod.
 
 pub(crate) mod bundle;
 pub(crate) mod features;
+mod place;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use shim::plan::External;
 
+use crate::blocking;
 use crate::fault::{Fault, Result};
+use crate::lifecycle::remove_dir;
 use crate::runtime::Runtime;
-use crate::sandbox::SandboxRecord;
+use crate::sandbox::{SandboxRecord, cgroup, userns};
 use crate::settings::Settings;
 
 /// The runtime's `delete` kills what is left and removes cgroups.
@@ -29,6 +33,7 @@ const STRAY_DEPTH: usize = 3;
 const STATE_DIR: &str = "runtime";
 /// In a pod's run directory: the bundle of its sandbox process.
 const PAUSE_DIR: &str = "pause";
+const SYSTEMD_FLAG: &str = "--systemd-cgroup";
 
 /// An external runtime, for one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +42,19 @@ pub(crate) struct Handler {
     state: PathBuf,
     /// The run directory of the pod.
     pod: PathBuf,
+    /// Whether it has systemd make its cgroups.
+    systemd: bool,
+    /// Of a pod with ids of its own.
+    ids: Option<Mapped>,
+}
+
+/// What a runtime has to do with a pod that has ids of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mapped {
+    ids: userns::Ids,
+    /// Where the roots of its containers are shown, and the node's directory that this is in.
+    roots: PathBuf,
+    run: PathBuf,
 }
 
 /// Whether this handler is served by podwright itself.
@@ -57,6 +75,23 @@ pub(crate) fn check(settings: &Settings, handler: &str) -> Result<()> {
     )))
 }
 
+/// Checks that a handler can give a pod ids of its own. Ours can where the kernel can, which says so.
+///
+/// # Errors
+/// When there is no such handler, or it says that it cannot.
+pub(crate) async fn check_users(settings: &Settings, handler: &str) -> Result<()> {
+    check(settings, handler)?;
+    let Some(external) = settings.runtimes.get(handler) else {
+        return Ok(());
+    };
+    match features::of(&external.path).await.user_namespaces {
+        true => Ok(()),
+        false => Err(Fault::invalid(format!(
+            "userns_options: runtime handler {handler:?} does not support user namespaces"
+        ))),
+    }
+}
+
 impl Runtime {
     /// The external runtime of a sandbox; none when podwright itself is its runtime.
     ///
@@ -70,10 +105,18 @@ impl Runtime {
         let settings = self.config.settings.get();
         check(&settings, name)?;
         let pod = self.paths.shim(&sandbox.id);
+        let ids = userns::Ids::of(&sandbox.namespaces())?;
+        let ids = ids.map(|ids| Mapped {
+            ids,
+            roots: self.paths.roots(&sandbox.id),
+            run: self.config.run_dir.clone(),
+        });
         Ok(settings.runtimes.get(name).map(|handler| Handler {
             path: handler.path.clone(),
             state: handler.root.clone().unwrap_or_else(|| pod.join(STATE_DIR)),
             pod,
+            systemd: cgroup::is_systemds(&sandbox.cgroup),
+            ids,
         }))
     }
 
@@ -99,6 +142,7 @@ impl Handler {
         let mut command = vec![text(&self.path)];
         command.extend(flags);
         command.extend([text(log), "--log-format".to_owned(), "json".to_owned()]);
+        command.extend(self.systemd.then(|| SYSTEMD_FLAG.to_owned()));
         command
     }
 
@@ -107,10 +151,25 @@ impl Handler {
         self.pod.join(format!("{PAUSE_DIR}-{id}"))
     }
 
-    /// What the shim needs to run the container in this bundle.
-    pub(crate) fn external(&self, bundle: &Path, id: &str) -> External {
+    /// Where a container's root and volumes are shown: in its bundle, unless that would not do for
+    /// the pod's ids.
+    fn place(&self, bundle: &Path, id: &str) -> PathBuf {
+        let mapped = self.ids.as_ref();
+        mapped.map_or_else(|| bundle.to_owned(), |mapped| mapped.roots.join(id))
+    }
+
+    /// The directory of the node that has to be passable.
+    fn passable(&self) -> Option<&Path> {
+        self.ids.as_ref().map(|mapped| mapped.run.as_path())
+    }
+
+    /// What the shim needs to run the container in this bundle. `shows` says that it mounts more
+    /// than shims of older builds do.
+    fn external(&self, bundle: &Path, id: &str, shows: bool) -> External {
         let log = bundle.join("runtime.log");
+        let shows = shows || self.ids.is_some();
         External {
+            place: shows.then(|| self.place(bundle, id).display().to_string()),
             command: self.command(&log),
             bundle: bundle.display().to_string(),
             id: id.to_owned(),
@@ -137,13 +196,22 @@ impl Handler {
 
     /// Forgets a container, and ends what is left of it. Idempotent.
     async fn delete(&self, id: &str) {
-        if !self.state.join(id).exists() {
-            return;
+        if self.state.join(id).exists() {
+            self.delete_in_runtime(id).await;
         }
+        if let Some(mapped) = &self.ids {
+            let place = mapped.roots.join(id);
+            // Empty directories and files; what stays goes with the pod.
+            let _ = blocking::run("removing a place", move || remove_dir(&place)).await;
+        }
+    }
+
+    async fn delete_in_runtime(&self, id: &str) {
         let mut command = tokio::process::Command::new(&self.path);
         command
             .arg("--root")
             .arg(&self.state)
+            .args(self.systemd.then_some(SYSTEMD_FLAG))
             .args(["delete", "--force", id])
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true);

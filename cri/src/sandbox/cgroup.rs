@@ -11,6 +11,7 @@ use crate::settings::CgroupDriver;
 
 const SLICE: &str = ".slice";
 const SCOPE: &str = ".scope";
+const PREFIX: &str = "podwright-";
 
 /// The pod's own cgroup: the one the kubelet asks for, else one of ours per sandbox.
 ///
@@ -47,9 +48,26 @@ pub(crate) fn pod(
 
 /// The cgroup of one member of the pod: pause by the sandbox's id, a container by its own.
 pub(crate) fn member(pod: &str, id: &str) -> String {
-    match pod.ends_with(SLICE) {
-        true => format!("{pod}/podwright-{id}{SCOPE}"),
+    match is_systemds(pod) {
+        true => format!("{pod}/{PREFIX}{id}{SCOPE}"),
         false => format!("{pod}/{id}"),
+    }
+}
+
+/// Whether a pod is a slice, and its members scopes.
+pub(crate) fn is_systemds(pod: &str) -> bool {
+    pod.ends_with(SLICE)
+}
+
+/// `linux.cgroupsPath` of a member: a scope as `slice:prefix:name`, for runtimes that are told of
+/// systemd.
+pub(crate) fn in_oci(member: &str) -> String {
+    let mut parts = member.rsplit('/');
+    let scope = parts.next().and_then(|name| name.strip_suffix(SCOPE));
+    let id = scope.and_then(|name| name.strip_prefix(PREFIX));
+    match (id, parts.next()) {
+        (Some(id), Some(slice)) => format!("{slice}:podwright:{id}"),
+        _ => format!("/{}", member.trim_start_matches('/')),
     }
 }
 
@@ -93,6 +111,8 @@ mod tests {
         let scope = member(&ours, "c1");
         assert_eq!(scope, format!("{ours}/podwright-c1.scope"));
         assert_eq!(id_of(&scope), "c1");
+        assert_eq!(in_oci(&scope), "podwright-5e.slice:podwright:c1");
+        assert_eq!(in_oci("/kubepods/pod1/c1"), "/kubepods/pod1/c1");
         let burstable = "/podwright.slice/podwright-burstable.slice";
         assert_eq!(
             path("/podwright/burstable/pod1-2").unwrap(),

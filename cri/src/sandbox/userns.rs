@@ -115,7 +115,8 @@ impl Ids {
         (oci(&[self.uids]), oci(&[self.gids]))
     }
 
-    fn plan(&self) -> IdMappings {
+    /// As launch plans have them.
+    pub(crate) fn plan(&self) -> IdMappings {
         let plan = |range: &v1::IdMapping| IdMapping {
             container: range.container_id,
             host: range.host_id,

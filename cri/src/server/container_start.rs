@@ -19,7 +19,7 @@ use crate::fault::{Fault, Result};
 use crate::lifecycle::{first_process, remove_dir, shim_fault};
 use crate::nri::api::Event;
 use crate::runtime::{Container, Runtime, Sandbox, cgroup_path, now};
-use crate::sandbox::{Phase, SandboxRecord, security};
+use crate::sandbox::{Phase, SandboxRecord, cgroup, security};
 use crate::shim_client::{ContainerIo, Shim};
 use crate::{blocking, external, oci, v1};
 
@@ -229,7 +229,7 @@ struct External<'a> {
 
 fn external_plan(
     launch: &External<'_>,
-    place: (RootFs, shim::plan::CgroupJoin),
+    (rootfs, joins): (RootFs, shim::plan::CgroupJoin),
     shares_shm: bool,
 ) -> Result<LaunchPlan> {
     let External {
@@ -239,19 +239,22 @@ fn external_plan(
         spec,
         dir,
     } = launch;
-    let config = external::bundle::config(external::bundle::Input {
-        spec,
+    let target = external::bundle::Target {
+        handler,
+        id: &record.id,
+        bundle: dir,
+        rootfs,
+        joins,
+    };
+    target.prepare(external::bundle::Input {
         limits: &linux_resources(&record.config.0),
         seccomp: external_seccomp(record, spec)?,
-        cgroup: &format!("/{}", cgroup_path(&record.cgroup)?.as_str()),
-        shm_in: shares_shm.then_some(*dir),
+        cgroup: &cgroup::in_oci(&record.cgroup),
+        shares_shm,
         client_annotations: &record.config.0.annotations,
         annotations: external::bundle::annotations(sandbox, Some(record)),
-        least_oom_score: crate::oom_score::least(),
-    })?;
-    external::bundle::write(dir, &config)?;
-    let plan = external::bundle::plan(handler, dir, &record.id, spec, place, shares_shm);
-    Ok(plan)
+        ..external::bundle::Input::of(spec)
+    })
 }
 
 /// The filter of a container in the form in which other runtimes read it.

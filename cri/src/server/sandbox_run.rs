@@ -42,6 +42,10 @@ pub(crate) async fn run(
         .config
         .ok_or_else(|| Fault::invalid("sandbox config is missing"))?;
     let id = ids::fresh();
+    if userns::Ids::of(&sandbox::namespaces(&config))?.is_some() {
+        let settings = runtime.config.settings.get();
+        external::check_users(&settings, &request.runtime_handler).await?;
+    }
     let plan = decide(runtime, &id, config, request.runtime_handler)?;
     runtime.names.reserve(&plan.record.name, &id)?;
     let runtime_ = runtime.clone();
@@ -87,11 +91,6 @@ fn decide(
     let ids = userns::Ids::of(&namespaces)?;
     if let Some(ids) = &ids {
         ids.check_sandbox(&namespaces)?;
-        if !external::is_built_in(&handler) {
-            return Err(Fault::invalid(format!(
-                "userns_options: runtime handler {handler:?} does not support user namespaces"
-            )));
-        }
     }
     let host = |mode: v1::NamespaceMode| mode == v1::NamespaceMode::Node;
     let (host_network, host_ipc) = (host(namespaces.network()), host(namespaces.ipc()));
@@ -334,7 +333,7 @@ async fn pause_plan(
     let Some(handler) = runtime.handler_of(record)? else {
         return Ok(own);
     };
-    let (id, cgroup) = (record.id.clone(), format!("/{}", member.as_str()));
+    let (id, cgroup) = (record.id.clone(), cgroup::in_oci(member.as_str()));
     let annotations = external::bundle::annotations(record, None);
     blocking::run("writing the sandbox's bundle", move || {
         external::bundle::pause(&handler, &id, &input, &cgroup, annotations)
@@ -392,6 +391,9 @@ async fn make_cgroups(
     let pod = cgroup_path(&record.cgroup)?;
     let member = cgroup_path(&cgroup::member(&record.cgroup, &record.id))?;
     let made = member.clone();
+    // An external runtime makes its scopes itself.
+    let theirs =
+        cgroup::is_systemds(&record.cgroup) && !external::is_built_in(&record.runtime_handler);
     let fresh = runtime
         .with_cgroups("making the pod's cgroups", move |manager| {
             let fresh = !manager.exists(&pod);
@@ -399,7 +401,10 @@ async fn make_cgroups(
             if let (true, Some(limits)) = (fresh, &limits) {
                 manager.apply(&pod, limits)?;
             }
-            manager.create(&member).map(|()| fresh)
+            if !theirs {
+                manager.create(&member)?;
+            }
+            Ok(fresh)
         })
         .await?;
     Ok((made, fresh))

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Pods whose pause and containers another OCI runtime makes: runc and crun, as Debian has them.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use cri::v1;
 use nix::mount::{MsFlags, mount};
 
-use crate::node::{self, Handle, shell, test, test_prepared};
+use crate::node::{self, Handle, context, shell, test, test_prepared};
+use crate::userns::{self, FIRST};
 use crate::{streams, volumes};
 
 /// crun refuses hybrid cgroup mounts, and takes the directory of one for the mount itself. So the
@@ -31,17 +34,24 @@ fn without_hybrid() {
     mount(Some(fresh.path()), root, none, MsFlags::MS_MOVE, none).unwrap();
 }
 
-async fn run_pod(node: &Handle, name: &str, handler: &str) -> String {
-    let request = v1::RunPodSandboxRequest {
-        config: Some(node.pod(name)),
-        runtime_handler: handler.to_owned(),
-    };
-    let mut cri = node.cri().await;
-    let answer = cri.run_pod_sandbox(request).await;
-    answer.unwrap().into_inner().pod_sandbox_id
+pub(crate) async fn run_pod(node: &Handle, name: &str, handler: &str) -> String {
+    run(node, node.pod(name), handler).await.unwrap()
 }
 
-fn is_there(runtime: &str) -> bool {
+async fn run(
+    node: &Handle,
+    config: v1::PodSandboxConfig,
+    handler: &str,
+) -> Result<String, tonic::Status> {
+    let request = v1::RunPodSandboxRequest {
+        config: Some(config),
+        runtime_handler: handler.to_owned(),
+    };
+    let answer = node.cri().await.run_pod_sandbox(request).await?;
+    Ok(answer.into_inner().pod_sandbox_id)
+}
+
+pub(crate) fn is_there(runtime: &str) -> bool {
     let there = Path::new("/usr/bin").join(runtime).exists()
         || Path::new("/usr/sbin").join(runtime).exists();
     if !there {
@@ -288,6 +298,69 @@ fn images_are_volumes(handler: &'static str) {
         volumes::shows_an_image(&node, &pod).await;
         node.remove_pod(&pod).await;
     });
+}
+
+/// Its root and volumes are mapped by us, so that runtimes that cannot do that serve as well.
+fn a_pod_has_ids_of_its_own(handler: &'static str) {
+    if !is_there(handler) {
+        return;
+    }
+    test_prepared(false, without_hybrid, move |node| async move {
+        let status = v1::StatusRequest { verbose: false };
+        let status = node.cri().await.status(status).await.unwrap();
+        let handlers = status.into_inner().runtime_handlers;
+        let said = handlers.iter().find(|h| h.name == handler).unwrap();
+        assert!(said.features.unwrap().user_namespaces);
+
+        let config = userns::pod(&node, "ids", userns::options(FIRST));
+        let close = |mode| std::fs::set_permissions(node.root(), Permissions::from_mode(mode));
+        close(0o700).unwrap();
+        let refused = run(&node, config.clone(), handler).await.unwrap_err();
+        assert!(refused.message().contains("chmod o+x"), "{refused}");
+        close(0o711).unwrap();
+        let pod = run(&node, config, handler).await.unwrap();
+        userns::shows_ids(&node, &pod).await;
+
+        // Its streams are its user's, also those of an exec.
+        let said = "echo out > /dev/stdout; echo err > /dev/stderr; sleep 1000";
+        let mut config = userns::container("streams", said, FIRST);
+        context(&mut config).run_as_user = Some(v1::Int64Value { value: 1000 });
+        let id = node.launch(&pod, config).await;
+        let log = node.status(&id).await.log_path;
+        node::log_with(&log, " stdout F out\n").await;
+        node::log_with(&log, " stderr F err\n").await;
+        let said = "id -u; echo said > /dev/stdout; touch /dev/shm/x && cat /dev/shm/x";
+        assert_eq!(node.exec(&id, said).await, ("1000\nsaid\n".to_owned(), 0));
+
+        // Another daemon goes on, and what went leaves nothing.
+        node.crash().await;
+        let rules = "ip addr add 10.99.0.1/32 dev lo && mount -t tmpfs none /tmp; echo $?";
+        let mut config = userns::container("after", &format!("{rules}; exit 7"), FIRST);
+        context(&mut config).capabilities = Some(v1::Capability {
+            add_capabilities: vec!["ALL".into()],
+            ..Default::default()
+        });
+        let id = node.launch(&pod, config).await;
+        let ended = node.ended(&id).await;
+        let log = std::fs::read_to_string(&ended.log_path).unwrap();
+        assert_eq!(ended.exit_code, 7, "{log}");
+        assert!(log.contains(" stdout F 0\n"), "{log}");
+        let roots = node.config().run_dir.join("cri/roots");
+        let count = || std::fs::read_dir(roots.join(&pod)).unwrap().count();
+        node::until("only pause, and two that run, have a root", || count() == 3).await;
+        node.remove_pod(&pod).await;
+        assert_eq!(std::fs::read_dir(&roots).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_pod_of_runc_has_ids_of_its_own() {
+    a_pod_has_ids_of_its_own("runc");
+}
+
+#[test]
+fn a_pod_of_crun_has_ids_of_its_own() {
+    a_pod_has_ids_of_its_own("crun");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use cri::v1;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use crate::handlers;
 use crate::node::{Handle, shell, test, until};
 use crate::under_systemd::{BOOTED, run_under_systemd, show, systemctl};
 
@@ -53,7 +54,10 @@ fn inside() {
         assert_eq!(driver(&node).await, v1::CgroupDriver::Systemd);
         node.remove_pod(&before).await;
 
-        a_pod_without_a_parent_has_a_slice_of_ours(&node).await;
+        a_pod_without_a_parent_has_a_slice_of_ours(&node, "").await;
+        if handlers::is_there("runc") {
+            a_pod_without_a_parent_has_a_slice_of_ours(&node, "runc").await;
+        }
         the_kubelets_slice_is_used(&node).await;
         what_cannot_start_leaves_no_scope(&node).await;
     });
@@ -112,8 +116,9 @@ async fn only_process(node: &Handle, scope: &str) -> String {
     std::fs::read_to_string(format!("/proc/{}/cgroup", pids[0])).unwrap()
 }
 
-async fn a_pod_without_a_parent_has_a_slice_of_ours(node: &Handle) {
-    let pod = node.run_pod(node.pod("own")).await;
+/// Its scopes are made by us, or by the runtime of this handler.
+async fn a_pod_without_a_parent_has_a_slice_of_ours(node: &Handle, handler: &str) {
+    let pod = handlers::run_pod(node, "own", handler).await;
     let id = node.launch(&pod, limited("c")).await;
     let parent = node.config().cgroup_parent;
     let parent = parent.trim_start_matches('/').replace('-', "_");

@@ -44,7 +44,7 @@ pub(crate) fn pod(node: &Handle, name: &str, options: v1::NamespaceOption) -> v1
     pod
 }
 
-fn container(name: &str, command: &str, first: u32) -> v1::ContainerConfig {
+pub(crate) fn container(name: &str, command: &str, first: u32) -> v1::ContainerConfig {
     let mut config = shell(name, command);
     context(&mut config).namespace_options = Some(options(first));
     config
@@ -97,66 +97,8 @@ fn layers(node: &Handle) -> Vec<(PathBuf, u32, u32, i64)> {
 #[test]
 fn ids_are_the_pods_inside_the_nodes_outside_and_plain_on_disk() {
     test(|node| async move {
-        let before = layers(&node);
-        let volume = node.root().join("volume");
-        fs::create_dir_all(&volume).unwrap();
-        std::os::unix::fs::chown(&volume, Some(1000), Some(2000)).unwrap();
-        fs::write(volume.join("theirs"), "seen").unwrap();
-        std::os::unix::fs::chown(volume.join("theirs"), Some(1000), Some(2000)).unwrap();
         let sandbox = node.run_pod(pod(&node, "ids", options(FIRST))).await;
-        let mut config = container("root", "touch /mine /data/mine; sleep 1000", FIRST);
-        config.mounts = vec![mount("/data", &volume, FIRST)];
-        let id = node.launch(&sandbox, config).await;
-        let (text, code) = node
-            .exec(
-                &id,
-                "while ! [ -e /data/mine ]; do sleep 0.05; done; cat /proc/self/uid_map; \
-                 busybox stat -c '%n %u %g' /mine /data /data/mine /data/theirs /bin/busybox /etc/hostname /dev/shm; \
-                 cat /data/theirs; id -u",
-            )
-            .await;
-        assert_eq!(code, 0, "{text}");
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let first = FIRST.to_string();
-        assert_eq!(words[..3], ["0", first.as_str(), "65536"]);
-        for expected in [
-            "/mine 0 0",
-            "/data 1000 2000",
-            "/data/mine 0 0",
-            "/data/theirs 1000 2000",
-            "/bin/busybox 0 0",
-            "/etc/hostname 0 0",
-            "/dev/shm 0 0",
-        ] {
-            assert!(
-                text.contains(&format!("{expected}\n")),
-                "{expected}: {text}"
-            );
-        }
-        assert!(text.ends_with("seen0\n"), "{text}");
-
-        let info = info(&node, &id).await;
-        let pid = info["pid"].as_u64().unwrap();
-        assert_eq!(owner(Path::new(&format!("/proc/{pid}"))), (FIRST, FIRST));
-        let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
-        let map: Vec<&str> = map.split_whitespace().collect();
-        assert_eq!(map, ["0", first.as_str(), "65536"]);
-        // Nothing on disk belongs to the pod's ids: a volume can go to another pod, or to none.
-        assert_eq!(owner(&volume.join("mine")), (0, 0));
-        let upper = PathBuf::from(info["upper"].as_str().unwrap());
-        assert_eq!(owner(&upper.join("mine")), (0, 0));
-        assert!(layers(&node) == before, "a layer was touched");
-
-        let mut config = container("user", "touch /data/users; id -u; id -G", FIRST);
-        config.mounts = vec![mount("/data", &volume, FIRST)];
-        context(&mut config).run_as_user = Some(v1::Int64Value { value: 1000 });
-        context(&mut config).supplemental_groups = vec![2000];
-        let id = node.launch(&sandbox, config).await;
-        assert_eq!(node.ended(&id).await.exit_code, 0);
-        assert_eq!(owner(&volume.join("users")), (1000, 0));
-
-        let shown = node.status(&id).await.mounts;
-        assert_eq!(shown[0].uid_mappings, ids(FIRST));
+        shows_ids(&node, &sandbox).await;
         let request = v1::PodSandboxStatusRequest {
             pod_sandbox_id: sandbox.clone(),
             verbose: false,
@@ -165,6 +107,69 @@ fn ids_are_the_pods_inside_the_nodes_outside_and_plain_on_disk() {
         let linux = status.into_inner().status.unwrap().linux.unwrap();
         assert_eq!(linux.namespaces.unwrap().options.unwrap(), options(FIRST));
     });
+}
+
+/// The ids of a pod's containers inside, outside and on disk, whoever makes them.
+pub(crate) async fn shows_ids(node: &Handle, sandbox: &str) {
+    let before = layers(node);
+    let volume = node.root().join("volume");
+    fs::create_dir_all(&volume).unwrap();
+    std::os::unix::fs::chown(&volume, Some(1000), Some(2000)).unwrap();
+    fs::write(volume.join("theirs"), "seen").unwrap();
+    std::os::unix::fs::chown(volume.join("theirs"), Some(1000), Some(2000)).unwrap();
+    let mut config = container("root", "touch /mine /data/mine; sleep 1000", FIRST);
+    config.mounts = vec![mount("/data", &volume, FIRST)];
+    let id = node.launch(sandbox, config).await;
+    let (text, code) = node
+            .exec(
+                &id,
+                "while ! [ -e /data/mine ]; do sleep 0.05; done; cat /proc/self/uid_map; \
+                 busybox stat -c '%n %u %g' /mine /data /data/mine /data/theirs /bin/busybox /etc/hostname /dev/shm; \
+                 cat /data/theirs; id -u",
+            )
+            .await;
+    assert_eq!(code, 0, "{text}");
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let first = FIRST.to_string();
+    assert_eq!(words[..3], ["0", first.as_str(), "65536"]);
+    for expected in [
+        "/mine 0 0",
+        "/data 1000 2000",
+        "/data/mine 0 0",
+        "/data/theirs 1000 2000",
+        "/bin/busybox 0 0",
+        "/etc/hostname 0 0",
+        "/dev/shm 0 0",
+    ] {
+        assert!(
+            text.contains(&format!("{expected}\n")),
+            "{expected}: {text}"
+        );
+    }
+    assert!(text.ends_with("seen0\n"), "{text}");
+
+    let info = info(node, &id).await;
+    let pid = info["pid"].as_u64().unwrap();
+    assert_eq!(owner(Path::new(&format!("/proc/{pid}"))), (FIRST, FIRST));
+    let map = fs::read_to_string(format!("/proc/{pid}/uid_map")).unwrap();
+    let map: Vec<&str> = map.split_whitespace().collect();
+    assert_eq!(map, ["0", first.as_str(), "65536"]);
+    // Nothing on disk belongs to the pod's ids: a volume can go to another pod, or to none.
+    assert_eq!(owner(&volume.join("mine")), (0, 0));
+    let upper = PathBuf::from(info["upper"].as_str().unwrap());
+    assert_eq!(owner(&upper.join("mine")), (0, 0));
+    assert!(layers(node) == before, "a layer was touched");
+
+    let mut config = container("user", "touch /data/users; id -u; id -G", FIRST);
+    config.mounts = vec![mount("/data", &volume, FIRST)];
+    context(&mut config).run_as_user = Some(v1::Int64Value { value: 1000 });
+    context(&mut config).supplemental_groups = vec![2000];
+    let id = node.launch(sandbox, config).await;
+    assert_eq!(node.ended(&id).await.exit_code, 0);
+    assert_eq!(owner(&volume.join("users")), (1000, 0));
+
+    let shown = node.status(&id).await.mounts;
+    assert_eq!(shown[0].uid_mappings, ids(FIRST));
 }
 
 #[test]
@@ -385,15 +390,9 @@ fn options_that_do_not_fit_are_refused() {
             refused.message().contains("70000 is not mapped"),
             "{refused}"
         );
-        let handlers = node
-            .cri()
-            .await
-            .status(v1::StatusRequest { verbose: false })
-            .await
-            .unwrap()
-            .into_inner()
-            .runtime_handlers;
-        // External runtimes are not asked for them.
+        let status = v1::StatusRequest { verbose: false };
+        let status = node.cri().await.status(status).await.unwrap();
+        let handlers = status.into_inner().runtime_handlers;
         let own = handlers.iter().find(|h| h.name.is_empty()).unwrap();
         assert!(own.features.unwrap().user_namespaces);
     });

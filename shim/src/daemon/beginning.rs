@@ -122,12 +122,12 @@ impl Processes {
             let message = format!("container {container:?} is not running");
             return Err(failure(FailureKind::State, message));
         };
-        let cgroup = target.cgroup.clone();
+        let (cgroup, pid) = (target.cgroup.clone(), target.pid);
         if let Some(words) = &plan.external {
             self.forget_old_execs();
-            return self.exec_outside(id, words, cgroup, stdio, asked);
+            return self.exec_outside(id, words, (cgroup, pid), stdio, asked);
         }
-        let pidfd = sys::pidfd_open(target.pid).map_err(system("opening the container"))?;
+        let pidfd = sys::pidfd_open(pid).map_err(system("opening the container"))?;
         let launched = launch::begin_execute(pidfd.as_fd(), &cgroup, plan, stdio);
         self.forget_old_execs();
         let entry = Entry {

@@ -169,7 +169,7 @@ impl Processes {
         let sandbox = self.sandbox()?;
         let bundle = runtime.bundle.as_str();
         let sandbox = sandbox.as_ref().map(AsFd::as_fd);
-        let mounted = external::mounts(plan, bundle, sandbox).map_err(launch_failure)?;
+        let mounted = external::mounts(plan, runtime, sandbox).map_err(launch_failure)?;
         let pid_file = format!("{bundle}/{PID_FILE}");
         for old in [pid_file.as_str(), runtime.log.as_str()] {
             // Absent as a rule.
@@ -186,7 +186,10 @@ impl Processes {
         };
         let mut words = outside.words(&["create", "--bundle", bundle, "--pid-file", &pid_file]);
         let (dir, all) = match stdio {
-            Stdio::Streams(all) => (None, all),
+            Stdio::Streams(all) => {
+                external::give(&all, external::owner(plan)).map_err(launch_failure)?;
+                (None, all)
+            }
             Stdio::Terminal => {
                 let dir = std::fs::File::open(bundle).map_err(console_failure)?;
                 // A socket's address is short, and a bundle's may be long.
@@ -227,17 +230,22 @@ impl Processes {
         Ok(None)
     }
 
-    /// A command in a running container: `words` run as they are, with these streams.
+    /// A command in a running container, whose process is `target`: `words` run as they are, with these
+    /// streams.
     pub(super) fn exec_outside(
         &mut self,
         id: ProcessId,
         words: &[String],
-        cgroup: CgroupJoin,
+        (cgroup, target): (CgroupJoin, u32),
         stdio: Stdio,
         asked: Asked,
     ) -> Handled {
         let (master, streams) = match stdio {
-            Stdio::Streams(all) => (None, external::Streams::Three(all)),
+            Stdio::Streams(all) => {
+                let owner = external::owner_of(target).map_err(launch_failure)?;
+                external::give(&all, owner).map_err(launch_failure)?;
+                (None, external::Streams::Three(all))
+            }
             Stdio::Terminal => {
                 let (master, slave) = external::terminal().map_err(system("making a terminal"))?;
                 (Some(master), external::Streams::Terminal(slave))

@@ -229,8 +229,17 @@ fn what_other_runtimes_are_told() {
         bundle: text("/b"),
         id: text("c"),
         log: text("/l"),
+        place: None,
     };
     check(&external, "040702022f72022d7803022f6202016303022f6c");
+    let placed = External {
+        place: Some(text("/p")),
+        ..external
+    };
+    check(
+        &placed,
+        "050702022f72022d7803022f6202016303022f6c0401022f70",
+    );
     let exec = ProcessPlan {
         external: Some(vec![text("/r")]),
         ..ProcessPlan::default()

@@ -361,7 +361,7 @@ fn sysctls(prepared: &mut Prepared, again_as_root: bool) -> Result<(), Failed> {
 fn give_streams(prepared: &Prepared, stdio: &Stdio) -> Result<(), Failed> {
     if let Stdio::Streams(streams) = stdio {
         for stream in streams {
-            give_to_user(stream, prepared.stream_owner).map_err(at(Step::Stdio))?;
+            give_to(stream, prepared.stream_owner, KEEP).map_err(at(Step::Stdio))?;
         }
     }
     Ok(())
@@ -381,7 +381,7 @@ fn standard_streams(
         (Stdio::Terminal, None) => return Err(failed(libc::ENOTTY)),
     };
     if let Some(pair) = terminal {
-        give_to_user(&pair.slave, prepared.process.uid).map_err(&failed)?;
+        give_to(&pair.slave, prepared.process.uid, KEEP).map_err(&failed)?;
     }
     let null = filesystem::own_null();
     for (number, stream) in streams.into_iter().enumerate() {
@@ -400,8 +400,11 @@ fn standard_streams(
     Ok(())
 }
 
+/// No other group (chown(2)).
+const KEEP: u32 = u32::MAX;
+
 /// Device files that are no terminals stay as they are: they are the host's.
-fn give_to_user(stream: &OwnedFd, uid: u32) -> sys::Sys<()> {
+pub(super) fn give_to(stream: &OwnedFd, uid: u32, gid: u32) -> sys::Sys<()> {
     const UNIX98_SLAVES: std::ops::RangeInclusive<u32> = 136..=143;
     let stat = mounts::fstat(stream.as_fd())?;
     let device = stat.st_mode & libc::S_IFMT == libc::S_IFCHR;
@@ -410,7 +413,7 @@ fn give_to_user(stream: &OwnedFd, uid: u32) -> sys::Sys<()> {
     if stat.st_uid == uid || regular || (device && !terminal) {
         return Ok(());
     }
-    match mounts::fchown(stream.as_fd(), uid, u32::MAX) {
+    match mounts::fchown(stream.as_fd(), uid, gid) {
         // Not every kind of stream has an owner that can be changed.
         Err(libc::EINVAL | libc::EPERM | libc::EROFS) | Ok(()) => Ok(()),
         Err(errno) => Err(errno),

@@ -8,9 +8,10 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use super::child::give_to;
 use super::prepare;
 use super::report::LaunchError;
-use crate::plan::LaunchPlan;
+use crate::plan::{External, LaunchPlan};
 use crate::sys::{self, Clone, PointerArray, Sys, mounts};
 
 /// Detached mounts, each with the host's path that it goes to.
@@ -32,10 +33,38 @@ pub enum Streams {
 /// The mount that cannot be made.
 pub fn mounts(
     plan: &LaunchPlan,
-    bundle: &str,
+    runtime: &External,
     sandbox: Option<BorrowedFd<'_>>,
 ) -> Result<Mounted, LaunchError> {
-    prepare::external(plan, bundle, sandbox).map(Mounted)
+    prepare::external(plan, runtime, sandbox).map(Mounted)
+}
+
+/// The host's user and group of the root of a container with ids of its own.
+#[must_use]
+pub fn owner(plan: &LaunchPlan) -> Option<(u32, u32)> {
+    prepare::external_owner(plan)
+}
+
+/// The same, of a container that runs.
+///
+/// # Errors
+/// When its ids cannot be read.
+pub fn owner_of(pid: u32) -> Result<Option<(u32, u32)>, LaunchError> {
+    prepare::owner_of(pid)
+}
+
+/// Gives streams to the container's root, where it has ids of its own: the runtime gives them on to
+/// the process's user, and is root there only.
+///
+/// # Errors
+/// When the owner of one cannot be changed.
+pub fn give(streams: &[OwnedFd; 3], owner: Option<(u32, u32)>) -> Result<(), LaunchError> {
+    let Some((uid, gid)) = owner else {
+        return Ok(());
+    };
+    let failed = |errno| LaunchError::prepare("giving the streams to the container's root", errno);
+    let mut streams = streams.iter();
+    streams.try_for_each(|stream| give_to(stream, uid, gid).map_err(failed))
 }
 
 /// A new terminal of the host: (master, slave).

@@ -49,6 +49,27 @@ pub(super) fn compile(spec: &Spec, context: &CompileContext) -> Result<Mounts, C
     Ok(all)
 }
 
+/// A mount that other runtimes may not know how to make: with ids of its own, or of layers that do
+/// not fit into one mount(2). None for all others.
+///
+/// # Errors
+/// As [`compile`].
+pub(crate) fn made_by_us(
+    mount: &Mount,
+    linux: Option<&Linux>,
+) -> Result<Option<plan::Mount>, CompileError> {
+    let layers = mount.typ().as_deref() == Some("overlay");
+    if !layers && mount.uid_mappings().is_none() && mount.gid_mappings().is_none() {
+        return Ok(None);
+    }
+    let context = CompileContext::default();
+    let destination = destination(mount, &context.rootfs)?;
+    let words = sorted(mount, &destination)?;
+    let made = one(mount, destination, words, linux, &context)?;
+    let of_layers = matches!(made.kind, MountKind::Layers { .. });
+    Ok((of_layers || made.idmap.is_some()).then_some(made))
+}
+
 /// Whether the container brings its own directory for `path`.
 pub(super) fn is_bound(mounts: &[plan::Mount], path: &str) -> bool {
     let bind =

@@ -16,7 +16,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::hooks::{HookPoint, Ready};
 use super::report::LaunchError;
-use crate::plan::{CgroupJoin, Hooks, IdMapping, LaunchPlan, MountKind, ProcessPlan, RootFs};
+use crate::plan::{CgroupJoin, External, Hooks, IdMapping, IdMappings, LaunchPlan, ProcessPlan};
 use crate::sys;
 
 pub(super) use mounts::{MountSource, NewFilesystem, OwnBind, PreparedMount};
@@ -105,26 +105,40 @@ pub(super) fn container(
     Ok((prepared, notes))
 }
 
-/// What another runtime finds mounted in the bundle: (detached mount, path of the host).
+/// What another runtime finds mounted in its place: (detached mount, path of the host).
 pub(super) fn external(
     plan: &LaunchPlan,
-    bundle: &str,
+    runtime: &External,
     sandbox: Option<BorrowedFd<'_>>,
 ) -> Prepare<Vec<(OwnedFd, CString)>> {
-    let at = |name: &str| text(&format!("{bundle}{}", crate::plan::path_in_root(name)));
+    let place = runtime.place.as_deref().unwrap_or(&runtime.bundle);
+    let at = |name: &str| text(&format!("{place}{}", crate::plan::path_in_root(name)));
+    let mut idmaps = idmap::Idmaps::default();
     let mut all = Vec::new();
-    if plan.rootfs != RootFs::Empty {
-        all.push((rootfs::external_root(plan)?, at("rootfs")?));
+    if let Some(root) = rootfs::external_root(plan, &mut idmaps)? {
+        all.push((root, at("rootfs")?));
     }
     for mount in &plan.mounts {
-        if let MountKind::SandboxBind { source } = &mount.kind {
-            all.push((
-                mounts::sandbox_mount(source, sandbox)?,
-                at(&mount.destination)?,
-            ));
-        }
+        let tree = mounts::detached(mount, plan, sandbox, &mut idmaps)?;
+        all.push((tree, at(&mount.destination)?));
     }
     Ok(all)
+}
+
+/// The host's user and group of the root of a container with ids of its own, whose runtime is another.
+pub(super) fn external_owner(plan: &LaunchPlan) -> Option<(u32, u32)> {
+    plan.rootfs_idmap.as_ref().and_then(root_of)
+}
+
+/// As [`external_owner`], of a container that runs.
+pub(super) fn owner_of(pid: u32) -> Prepare<Option<(u32, u32)>> {
+    let users = users::users_of(pid)?;
+    Ok(users.and_then(|users| root_of(&users.ids)))
+}
+
+fn root_of(ids: &IdMappings) -> Option<(u32, u32)> {
+    let host = |map| IdMapping::host_id(map, 0);
+    Some((host(&ids.uid)?, host(&ids.gid)?))
 }
 
 pub(super) fn exec(

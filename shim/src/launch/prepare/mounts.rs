@@ -134,6 +134,28 @@ pub(super) fn prepare_mount(mount: &Mount, common: &mut Common<'_>) -> Prepare<P
     }
 }
 
+/// A mount that exists without a place in a container: a bind, the sandbox's, or layers.
+pub(super) fn detached(
+    mount: &Mount,
+    plan: &LaunchPlan,
+    sandbox: Option<BorrowedFd<'_>>,
+    idmaps: &mut Idmaps,
+) -> Prepare<OwnedFd> {
+    let mut common = Common {
+        plan,
+        sandbox,
+        joined: None,
+        idmaps,
+    };
+    match prepare_mount(mount, &mut common)?.source {
+        MountSource::Detached(tree) => Ok(tree),
+        _ => Err(LaunchError::prepare(
+            format!("showing {:?} to another runtime", mount.destination),
+            libc::EINVAL,
+        )),
+    }
+}
+
 fn at_destination(error: LaunchError, mount: &Mount) -> LaunchError {
     LaunchError {
         message: format!(
@@ -286,7 +308,7 @@ fn mount_with_long_options(fstype: &str, source: &str, options: &[&String]) -> P
 
 /// A mount of the sandbox process's namespace. Only a member of a namespace may copy its mounts, so
 /// this process goes there and comes back.
-pub(super) fn sandbox_mount(source: &str, sandbox: Option<BorrowedFd<'_>>) -> Prepare<OwnedFd> {
+fn sandbox_mount(source: &str, sandbox: Option<BorrowedFd<'_>>) -> Prepare<OwnedFd> {
     let attempt = |errno| LaunchError::prepare(format!("binding the sandbox's {source:?}"), errno);
     let sandbox = sandbox.ok_or_else(|| attempt(libc::ESRCH))?;
     let path = text(source)?;
@@ -321,7 +343,7 @@ pub(super) fn source_tree(
 }
 
 /// A detached copy of a host mount.
-pub(super) fn clone_mount(path: &str, recursive: bool) -> Prepare<OwnedFd> {
+fn clone_mount(path: &str, recursive: bool) -> Prepare<OwnedFd> {
     mounts::open_tree(mounts::cwd(), text(path)?.as_c_str(), recursive)
         .map_err(|errno| LaunchError::prepare(format!("binding {path:?}"), errno))
 }

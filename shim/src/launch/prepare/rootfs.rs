@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::idmap::Idmaps;
 use super::mounts::{
-    Common, PreparedMount, clone_mount, prepare_mount, propagation_flag, root_changes, source_tree,
+    Common, PreparedMount, prepare_mount, propagation_flag, root_changes, source_tree,
 };
 use super::overlay::overlay;
 use super::{Prepare, Spaces, text, texts};
@@ -114,30 +114,31 @@ fn check_label(plan: &LaunchPlan) -> Prepare<()> {
     }
 }
 
-/// The root of a container that another runtime makes.
-pub(super) fn external_root(plan: &LaunchPlan) -> Prepare<OwnedFd> {
+/// The root of a container that another runtime makes; none where it is in the bundle.
+pub(super) fn external_root(plan: &LaunchPlan, idmaps: &mut Idmaps) -> Prepare<Option<OwnedFd>> {
     match &plan.rootfs {
-        RootFs::Overlay { lower, upper, work } => {
-            let label = plan.mount_label.as_deref();
-            overlay(
-                lower,
-                Some((upper, work)),
-                label,
-                None,
-                &mut Idmaps::default(),
-            )
-        }
-        RootFs::Dir(path) => clone_mount(path, true),
-        RootFs::Empty => Err(LaunchError::prepare("a root filesystem", libc::ENOENT)),
+        RootFs::Empty => Ok(None),
+        _ => made_tree(plan, None, idmaps).map(Some),
     }
 }
 
 fn root_tree(plan: &LaunchPlan, spaces: &Spaces, idmaps: &mut Idmaps) -> Prepare<OwnedFd> {
-    let idmap = plan.rootfs_idmap.as_ref();
     match &plan.rootfs {
         RootFs::Empty => new_tmpfs(spaces),
+        _ => made_tree(plan, spaces.mount.as_ref().map(AsFd::as_fd), idmaps),
+    }
+}
+
+/// A root from what is on disk. `joined` is the mount namespace that a directory is looked up in.
+fn made_tree(
+    plan: &LaunchPlan,
+    joined: Option<BorrowedFd<'_>>,
+    idmaps: &mut Idmaps,
+) -> Prepare<OwnedFd> {
+    let idmap = plan.rootfs_idmap.as_ref();
+    match &plan.rootfs {
+        RootFs::Empty => Err(LaunchError::prepare("a root filesystem", libc::ENOENT)),
         RootFs::Dir(path) => {
-            let joined = spaces.mount.as_ref().map(AsFd::as_fd);
             let tree = source_tree(path, true, joined)?;
             if let Some(mappings) = idmap {
                 idmaps.apply(&tree, path, mappings, false)?;
