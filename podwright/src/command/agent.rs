@@ -82,13 +82,7 @@ pub(crate) fn main(args: AgentArgs) -> anyhow::Result<ExitCode> {
     };
     run_node(&node, async {
         let start = async |supervisor: &mut Supervisor| {
-            let config = node.cri();
-            super::cri::reload_on_hangup(supervisor, flags, config.settings.clone())?;
-            supervisor
-                .start("cri", move |ready, stop| {
-                    cri::run(config.clone(), ready, stop)
-                })
-                .await?;
+            super::cri::start_reloading(supervisor, node.cri(), flags).await?;
             start_node(supervisor, &node, credentials, parts).await?;
             info!(node = node.node_name, "the node is running");
             Ok(())

@@ -38,28 +38,36 @@ pub(crate) fn main(args: CriArgs) -> anyhow::Result<ExitCode> {
     let config = node.cri();
     run_node(&node, async {
         let start = async |supervisor: &mut Supervisor| {
-            reload_on_hangup(supervisor, args.node, config.settings.clone())?;
-            supervisor
-                .start("cri", move |ready, stop| {
-                    ::cri::run(config.clone(), ready, stop)
-                })
-                .await?;
-            Ok(())
+            start_reloading(supervisor, config, args.node).await
         };
         Supervisor::new()?.run(start).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Reads the file anew at each SIGHUP. A file that is wrong changes nothing.
+/// The runtime as a component.
 ///
 /// # Errors
-/// When the signal cannot be waited for.
-pub(crate) fn reload_on_hangup(
+/// When it does not serve in time.
+pub(crate) async fn start(
     supervisor: &mut Supervisor,
-    flags: NodeFlags,
-    settings: ::cri::Live,
+    config: ::cri::Config,
 ) -> anyhow::Result<()> {
+    let run = move |ready, stop| ::cri::run(config.clone(), ready, stop);
+    supervisor.start("cri", run).await
+}
+
+/// As [`start`]; and at each SIGHUP the file that `flags` name is read anew. One that is wrong
+/// changes nothing.
+///
+/// # Errors
+/// As [`start`], and when the signal cannot be waited for.
+pub(crate) async fn start_reloading(
+    supervisor: &mut Supervisor,
+    config: ::cri::Config,
+    flags: NodeFlags,
+) -> anyhow::Result<()> {
+    let settings = config.settings.clone();
     supervisor.on_hangup(move || match flags.clone().resolve() {
         Ok(node) => {
             let waiting = settings.reload(node.cri);
@@ -69,7 +77,8 @@ pub(crate) fn reload_on_hangup(
             }
         }
         Err(error) => warn!("the configuration stays as it is: {error:#}"),
-    })
+    })?;
+    start(supervisor, config).await
 }
 
 /// The path in `unix:///path` or `/path`.

@@ -139,12 +139,7 @@ fn beside(node: &cri::Settings) -> cri::Settings {
 
 async fn run(place: &Place, pods: &[Document]) -> anyhow::Result<ExitCode> {
     let mut supervisor = Supervisor::new()?;
-    let config = place.node.cri();
-    supervisor
-        .start("cri", move |ready, stop| {
-            cri::run(config.clone(), ready, stop)
-        })
-        .await?;
+    super::cri::start(&mut supervisor, place.node.cri()).await?;
     let dir = &place.node.pod_manifest_path;
     fs::create_dir_all(dir).with_context(|| format!("creating {}", dir.display()))?;
     for pod in pods {

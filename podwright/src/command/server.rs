@@ -104,13 +104,7 @@ pub(crate) fn main(args: ServerArgs) -> anyhow::Result<ExitCode> {
                 control_plane.https_listen_port
             );
             if with_agent {
-                let config = node.cri();
-                super::cri::reload_on_hangup(supervisor, flags, config.settings.clone())?;
-                supervisor
-                    .start("cri", move |ready, stop| {
-                        cri::run(config.clone(), ready, stop)
-                    })
-                    .await?;
+                super::cri::start_reloading(supervisor, node.cri(), flags).await?;
             }
             supervisor
                 .start("control-plane", move |ready, stop| {
