@@ -76,6 +76,7 @@ fn whole(world: &World, state: &mut State, changed: &Ruleset, input: &mut Input<
     let mut again = Ruleset::default();
     again.apply(&state.full());
     assert_eq!(again.count(), changed.count(), "elements are lost or left");
+    assert_eq!(told(state), changed.count(), "the metrics count otherwise");
     for _ in 0..8 {
         probe(input, world, &again);
     }
@@ -85,6 +86,14 @@ fn whole(world: &World, state: &mut State, changed: &Ruleset, input: &mut Input<
     let gone: Vec<Change> = pods.chain(policies).collect();
     again.apply(&state.update(gone));
     assert_eq!(again.count(), 0, "elements are left");
+    assert_eq!(told(state), 0);
+}
+
+/// How many elements there are, as the metrics tell it.
+fn told(state: &State) -> usize {
+    let sizes = state.sizes();
+    let counts = sizes.elements.iter().map(|(_, count)| *count);
+    usize::try_from(counts.sum::<u64>()).expect("few")
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -48,6 +48,8 @@ pub struct State {
     local: BTreeSet<IpAddr>,
     elements: Elements,
     intervals: Intervals,
+    /// How many elements each set has.
+    counts: BTreeMap<Set, u64>,
 }
 
 impl State {
@@ -62,6 +64,7 @@ impl State {
             local: BTreeSet::new(),
             elements: Elements::new(),
             intervals: Intervals::new(),
+            counts: BTreeMap::new(),
         }
     }
 
@@ -121,6 +124,7 @@ impl State {
             let old = std::mem::replace(&mut self.intervals, intervals);
             difference.intervals(&old, &self.intervals);
         }
+        difference.count(&mut self.counts);
         difference.write(&mut transaction);
         transaction
     }
@@ -132,21 +136,15 @@ impl State {
 
     /// How much there is.
     pub fn sizes(&self) -> Sizes {
-        let mut elements: BTreeMap<Set, u64> = BTreeMap::new();
-        let of_addresses = self.addresses.iter();
-        let of_addresses = of_addresses.flat_map(|(ip, address)| entries(*ip, address));
-        let sets = of_addresses.map(|(set, ..)| set);
-        let sets = sets.chain(self.elements.keys().map(|(set, _)| *set));
-        for set in sets.chain(self.intervals.keys().map(|(set, _)| *set)) {
-            *elements.entry(set).or_default() += 1;
-        }
         let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         Sizes {
             policies: number(self.world.policy_count()),
             pods: number(self.world.local_pods()),
             restricted: number(self.classes.restricted()),
-            elements: elements
+            elements: self
+                .counts
                 .iter()
+                .filter(|(_, n)| **n > 0)
                 .map(|(set, n)| (set.to_string(), *n))
                 .collect(),
         }
@@ -237,6 +235,21 @@ impl Difference {
         for (set, interval) in differ(new, old) {
             self.added_intervals.entry(set).or_default().push(interval);
         }
+    }
+
+    /// What there is afterwards, set by set.
+    fn count(&self, counts: &mut BTreeMap<Set, u64>) {
+        let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let mut add = |set: &Set, n: usize| *counts.entry(*set).or_default() += number(n);
+        self.added.iter().for_each(|(set, all)| add(set, all.len()));
+        let intervals = self.added_intervals.iter();
+        intervals.for_each(|(set, all)| add(set, all.len()));
+        let mut remove = |set: &Set, n: usize| *counts.entry(*set).or_default() -= number(n);
+        self.gone
+            .iter()
+            .for_each(|(set, all)| remove(set, all.len()));
+        let intervals = self.gone_intervals.iter();
+        intervals.for_each(|(set, all)| remove(set, all.len()));
     }
 
     fn write(self, transaction: &mut Transaction) {
