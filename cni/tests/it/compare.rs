@@ -3,6 +3,7 @@
 //! configuration gives the same result, links, addresses, routes and queues.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cni::netns;
 use serde_json::{Value, json};
@@ -160,8 +161,14 @@ impl Names {
 
 /// A link with its addresses, routes and queues, as the tools show them.
 fn look(link: &str, names: &Names) -> Vec<String> {
-    let show = |args: &[&str]| names.normal(&run("ip", args));
-    let line = show(&["-o", "link", "show", "dev", link]);
+    let show = || names.normal(&run("ip", &["-o", "link", "show", "dev", link]));
+    // The kernel tells of a carrier some time after it is there.
+    let mut line = show();
+    let begun = Instant::now();
+    while line.contains("NO-CARRIER") && begun.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(10));
+        line = show();
+    }
     // Without its number at the beginning, and its hardware address at the end; Debian's version makes
     // links without a queue length (fixed since).
     let line = line.split_once(": ").map_or("", |(_, rest)| rest);
