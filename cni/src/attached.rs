@@ -63,6 +63,7 @@ impl Watch {
         std::fs::create_dir_all(&dir)?;
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let which = AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_DELETE
             | AddWatchFlags::IN_MOVED_FROM
             | AddWatchFlags::IN_ONLYDIR;
@@ -143,10 +144,13 @@ mod tests {
         };
         let list = crate::conf::parse(serde_json::from_str(LIST).expect("JSON")).expect("a list");
         let mut record = Record::new(&attachment, &list);
-        record.result = ips.map(|ip| {
-            serde_json::from_value(serde_json::json!({"ips": [{"address": ip}]})).expect("a result")
-        });
-        Records::new(dir).write(&record).expect("written");
+        let records = Records::new(dir);
+        let Some(ip) = ips else {
+            return records.begin(&record).expect("written");
+        };
+        let result = serde_json::json!({"ips": [{"address": ip}]});
+        record.result = Some(serde_json::from_value(result).expect("a result"));
+        records.add_result(&record).expect("written");
     }
 
     fn changes(watch: &Watch) -> Vec<(String, Option<Vec<IpAddr>>)> {
@@ -169,6 +173,7 @@ mod tests {
         assert_eq!(changes(&watch), [("c-eth0".to_owned(), Some(vec![ip]))]);
         assert_eq!(watch.all().expect("records")["c-eth0"].pod_name, "p");
         std::fs::write(results.join("c-eth0.json"), "{").expect("written in place");
+        assert_eq!(changes(&watch), [("c-eth0".to_owned(), None)], "unreadable");
         std::fs::remove_file(results.join("c-eth0.json")).expect("removed");
         assert_eq!(changes(&watch), [("c-eth0".to_owned(), None)]);
         assert!(changes(&watch).is_empty());

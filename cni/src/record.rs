@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is attached, on disk: one file per attachment, with the configuration that was used. DEL
 //! and CHECK work from it, so they do the right thing after the configuration has changed.
+//!
+//! The first line is the [`Record`], the last one the result so far. A line without its end was being
+//! written when the machine stopped, and does not count.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +17,7 @@ use crate::conf::{self, NetworkList};
 use crate::network::{Attached, Error, chain};
 use crate::types::AddResult;
 
-const KIND: &str = "podwright-attachment/v1";
+const KIND: &str = "podwright-attachment/v2";
 /// Extensions of a record's file, and of what is written to the side of it.
 const RECORD: &str = "json";
 const SIDE: &str = "tmp";
@@ -25,7 +28,8 @@ pub(crate) struct Record {
     network: String,
     pub(crate) attachment: Attachment,
     list: Value,
-    /// Of ADD; none when ADD did not come to its end.
+    /// Of ADD, as far as it has got.
+    #[serde(skip)]
     pub(crate) result: Option<AddResult>,
 }
 
@@ -91,19 +95,25 @@ impl Records {
         self.dir.join(format!("{container_id}-{ifname}{ENDING}"))
     }
 
-    /// Written to the side and renamed, so that a reader sees the old one or the new one.
-    pub(crate) fn write(&self, record: &Record) -> Result<(), Error> {
+    /// Write a record that has no result yet: to the side and renamed, so that nobody reads half of
+    /// it.
+    pub(crate) fn begin(&self, record: &Record) -> Result<(), Error> {
         let path = self.path(&record.attachment.container_id, &record.attachment.ifname);
         let side = side(&path);
-        let text = serde_json::to_vec(record).expect("plain data always encodes");
         fs::create_dir_all(&self.dir)
-            .and_then(|()| fs::write(&side, text))
+            .and_then(|()| fs::write(&side, line(record)))
             .and_then(|()| fs::rename(&side, &path))
-            .map_err(|source| Error::State {
-                what: "writing",
-                path,
-                source,
-            })
+            .map_err(|source| writing(path, source))
+    }
+
+    /// Add the record's result to its file. Not by another file in its place: ext4 writes that out
+    /// at once, so that the name never leads to an empty file, and every ADD would wait for it.
+    pub(crate) fn add_result(&self, record: &Record) -> Result<(), Error> {
+        let path = self.path(&record.attachment.container_id, &record.attachment.ifname);
+        let mut options = fs::OpenOptions::new();
+        let file = options.append(true).open(&path);
+        file.and_then(|mut file| file.write_all(&line(&record.result)))
+            .map_err(|source| writing(path, source))
     }
 
     pub(crate) fn find(&self, container_id: &str, ifname: &str) -> Result<Option<Record>, Error> {
@@ -203,6 +213,20 @@ fn side(path: &Path) -> PathBuf {
     path.with_extension(SIDE)
 }
 
+fn line(value: &impl Serialize) -> Vec<u8> {
+    let mut text = serde_json::to_vec(value).expect("plain data always encodes");
+    text.push(b'\n');
+    text
+}
+
+fn writing(path: PathBuf, source: io::Error) -> Error {
+    Error::State {
+        what: "writing",
+        path,
+        source,
+    }
+}
+
 fn read(path: &Path) -> Result<Option<Record>, Error> {
     let failed = |source| Error::State {
         what: "reading",
@@ -213,7 +237,13 @@ fn read(path: &Path) -> Result<Option<Record>, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(failed)?,
     };
-    let record: Record = serde_json::from_slice(&text).map_err(|e| failed(e.into()))?;
+    let whole = text.iter().rposition(|byte| *byte == b'\n');
+    let mut lines = text[..whole.unwrap_or(0)].split(|byte| *byte == b'\n');
+    let first = lines.next().unwrap_or_default();
+    let mut record: Record = serde_json::from_slice(first).map_err(|e| failed(e.into()))?;
+    if let Some(last) = lines.next_back() {
+        record.result = serde_json::from_slice(last).map_err(|e| failed(e.into()))?;
+    }
     if record.kind != KIND {
         let text = format!("kind {:?} is not {KIND}", record.kind);
         return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
@@ -244,10 +274,35 @@ mod tests {
     }
 
     #[test]
+    fn the_last_whole_result_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = Records::new(dir.path());
+        let mut record = record("a");
+        records.begin(&record).unwrap();
+        let found = || records.find("a", "eth0").unwrap().expect("a record");
+        assert_eq!(found().result, None);
+        for address in ["10.0.0.1/24", "10.0.0.2/24"] {
+            let result = serde_json::json!({"ips": [{"address": address}]});
+            record.result = Some(serde_json::from_value(result).unwrap());
+            records.add_result(&record).unwrap();
+            assert_eq!(found().result, record.result);
+        }
+        let path = records.path("a", "eth0");
+        let mut text = fs::read(&path).unwrap();
+        text.extend_from_slice(b"{\"ips\":");
+        fs::write(&path, text).unwrap();
+        assert_eq!(found().result, record.result, "half a line");
+        for text in ["", "{", "\n"] {
+            fs::write(&path, text).unwrap();
+            records.find("a", "eth0").expect_err(text);
+        }
+    }
+
+    #[test]
     fn what_a_killed_writer_leaves_goes() {
         let dir = tempfile::tempdir().unwrap();
         let records = Records::new(dir.path());
-        records.write(&record("a")).unwrap();
+        records.begin(&record("a")).unwrap();
         for id in ["a", "making", "gone"] {
             fs::write(side(&records.path(id, "eth0")), "{").unwrap();
         }

@@ -145,7 +145,7 @@ impl Pod<'_> {
     }
 
     fn set_sysctls(&self, ifname: &str) -> Result<(), PluginError> {
-        let set = |name: &str, value| sysctl::set(name, value).map_err(internal);
+        let set = |name: &str, value| sysctl::put(name, value).map_err(internal);
         // A neighbour must not become a router of this pod (CVE-2020-10749).
         set(&format!("ipv6/conf/{ifname}/accept_ra"), "0")?;
         if self.routed {

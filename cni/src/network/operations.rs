@@ -71,7 +71,7 @@ impl Inner {
         let records = self.records();
         // Before the first step, so that a crash in the middle leaves something to clean up by.
         let mut record = Record::new(attachment, &list);
-        records.write(&record)?;
+        records.begin(&record)?;
         let until = Instant::now() + self.patience;
         let added = self.add_all(&list, &records, &mut record, until);
         if added.is_err() {
@@ -93,7 +93,7 @@ impl Inner {
         added
     }
 
-    /// Every plugin in order. The result so far is written after each, so that whatever interrupts
+    /// Every plugin in order. The result so far is added to the record after each, so that whatever interrupts
     /// this, DEL knows what there is to undo.
     fn add_all(
         &self,
@@ -118,7 +118,7 @@ impl Inner {
             if record.result.as_ref() != Some(&result) {
                 record.result = Some(result);
                 self.forget_before(&addresses(record));
-                records.write(record)?;
+                records.add_result(record)?;
             }
         }
         Ok(record.result.clone().unwrap_or_default())
