@@ -20,10 +20,14 @@ const MANY: usize = 1000;
 
 pub(crate) fn measure(runs: usize, report: &mut Report) -> Result<()> {
     in_own_host(|| {
-        in_process("bridge alone", &json!([bridge()]), 0, runs, report)?;
-        in_process("the default list", &default_plugins(), 0, runs, report)?;
+        let alone = json!([bridge()]);
+        in_process("bridge alone", &alone, 0, Pace::Settled, runs, report)?;
+        let back_to_back = "bridge alone, back to back";
+        in_process(back_to_back, &alone, 0, Pace::BackToBack, runs, report)?;
+        let default = default_plugins();
+        in_process("the default list", &default, 0, Pace::Settled, runs, report)?;
         let many = format!("bridge alone, {MANY} leases");
-        in_process(&many, &json!([bridge()]), MANY, runs, report)?;
+        in_process(&many, &alone, MANY, Pace::Settled, runs, report)?;
         if Path::new(REFERENCE).join("bridge").exists() {
             reference("bridge alone", 0, runs, report)?;
             reference(&many, MANY, runs, report)?;
@@ -48,6 +52,36 @@ fn default_plugins() -> Value {
         {"type": "bandwidth", "capabilities": {"bandwidth": true}},
         {"type": "loopback"}
     ])
+}
+
+/// When the next pod comes.
+#[derive(Clone, Copy, PartialEq)]
+enum Pace {
+    /// When the kernel has taken the last one's namespace apart, as it is between two pods of a node.
+    Settled,
+    /// At once. The kernel takes namespaces apart in the background, under the lock that every change
+    /// of a link waits for.
+    BackToBack,
+}
+
+/// Until no pod's link is left.
+fn settle() -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let links = nix::net::if_::if_nameindex()?;
+        let is_constant = |name: &[u8]| matches!(name, b"lo" | b"cnib0");
+        if links.iter().all(|link| is_constant(link.name().to_bytes())) {
+            break;
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(10),
+            "a pod's link stays"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // Links leave the list before the kernel has let go of them.
+    std::thread::sleep(Duration::from_millis(30));
+    Ok(())
 }
 
 struct Scene {
@@ -81,6 +115,7 @@ fn in_process(
     what: &str,
     plugins: &Value,
     leases: usize,
+    pace: Pace,
     runs: usize,
     report: &mut Report,
 ) -> Result<()> {
@@ -98,6 +133,9 @@ fn in_process(
     let (mut adds, mut dels) = (Vec::new(), Vec::new());
     for run in 0..runs + runs / 10 {
         let attachment = attachment(&scene, run);
+        if pace == Pace::Settled {
+            settle()?;
+        }
         netns::create(&attachment.netns)?;
         let begun = Instant::now();
         runtime.block_on(network.add(&attachment))?;
@@ -138,6 +176,7 @@ fn reference(what: &str, leases: usize, runs: usize, report: &mut Report) -> Res
     for run in 0..runs + runs / 10 {
         let id = format!("c{run}");
         let path = scene.netns(&id);
+        settle()?;
         netns::create(&path)?;
         let added = execute("ADD", &id, &path, &conf)?;
         let deleted = execute("DEL", &id, &path, &conf)?;

@@ -91,13 +91,24 @@ async fn answer(
         return StatusCode::NOT_FOUND.into_response();
     };
     if !query.contains_key("watch") {
-        let meta = json!({"resourceVersion": "100"});
-        let list = json!({"kind": "List", "apiVersion": "v1", "metadata": meta, "items": objects});
         let json = [("content-type", "application/json")];
-        return (json, list.to_string()).into_response();
+        return (json, page(objects, &query).to_string()).into_response();
     }
     let (sender, mut lines) = mpsc::unbounded_channel();
     inner.watchers.push((path, sender));
     let stream = futures::stream::poll_fn(move |context| lines.poll_recv(context));
     Body::from_stream(stream.map(Ok::<_, std::convert::Infallible>)).into_response()
+}
+
+/// A list, or the page of it that `limit` and `continue` ask for.
+fn page(objects: &[Value], query: &HashMap<String, String>) -> Value {
+    let number = |name: &str| query.get(name).and_then(|text| text.parse().ok());
+    let first = number("continue").unwrap_or(0).min(objects.len());
+    let rest = &objects[first..];
+    let items = &rest[..number("limit").unwrap_or(rest.len()).min(rest.len())];
+    let mut meta = json!({"resourceVersion": "100"});
+    if items.len() < rest.len() {
+        meta["continue"] = json!((first + items.len()).to_string());
+    }
+    json!({"kind": "List", "apiVersion": "v1", "metadata": meta, "items": items})
 }
