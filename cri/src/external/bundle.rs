@@ -267,11 +267,7 @@ pub(crate) fn pause(
         handler,
         id,
         bundle: &bundle,
-        // Where the bundle is closed to the pod's ids, it is shown elsewhere.
-        rootfs: match &handler.ids {
-            Some(_) => RootFs::Dir(rootfs.display().to_string()),
-            None => RootFs::Empty,
-        },
+        rootfs: RootFs::Dir(rootfs.display().to_string()),
         joins: input.cgroup.clone(),
     };
     target.prepare(Input {

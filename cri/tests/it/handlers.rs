@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use cri::v1;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MsFlags, mount, umount};
 
 use crate::node::{self, Handle, context, shell, test, test_prepared};
 use crate::userns::{self, FIRST};
@@ -229,6 +229,30 @@ fn a_terminal_is_one_and_memory_runs_out() {
         let hungry = node.launch(&pod, hungry).await;
         assert_eq!(node.ended(&hungry).await.reason, "OOMKilled");
         node.remove_pod(&pod).await;
+    });
+}
+
+/// As Debian's /run: whatever runs from there has to come to it by a mount of its own.
+#[test]
+fn a_run_directory_may_forbid_execution() {
+    test_prepared(false, without_hybrid, |node| async move {
+        let run = node.config().run_dir;
+        node.stop().await;
+        let flags = MsFlags::MS_NOEXEC | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        let none: Option<&str> = None;
+        mount(Some("run"), &run, Some("tmpfs"), flags, none).unwrap();
+        node.start().await;
+        for handler in ["", "runc", "crun"] {
+            if handler.is_empty() || is_there(handler) {
+                let pod = run_pod(&node, "noexec", handler).await;
+                let ends = node.launch(&pod, shell("ends", "exit 3")).await;
+                assert_eq!(node.ended(&ends).await.exit_code, 3);
+                node.remove_pod(&pod).await;
+            }
+        }
+        node.stop().await;
+        umount(&run).unwrap();
+        node.start().await;
     });
 }
 

@@ -212,14 +212,20 @@ pub fn readonly_file(path: &str) -> Result<OwnedFd, LaunchError> {
 /// Opens a file once more, on a mount of the file alone that is read-only and nowhere attached.
 ///
 /// Whoever finds it under /proc/<pid>/exe gets it on that mount, so it cannot be opened for writing
-/// again, and the mount is in nobody's namespace, so it cannot be remounted.
+/// again, and the mount is in nobody's namespace, so it cannot be remounted. It may be executed there
+/// where the file's own mount forbids it, as Debian's /run does.
 ///
 /// # Errors
 /// The kernel's: among others, a mount that has been detached since cannot be copied.
 pub fn through_readonly_mount(file: BorrowedFd<'_>) -> Sys<OwnedFd> {
     let tree = mounts::open_tree(file, c"", false)?;
-    let readonly = mounts::ATTR_RDONLY;
-    mounts::set_attributes(tree.as_fd(), readonly, 0, libc::MS_PRIVATE, false)?;
+    let change =
+        |set, clear| mounts::set_attributes(tree.as_fd(), set, clear, libc::MS_PRIVATE, false);
+    match change(mounts::ATTR_RDONLY, mounts::ATTR_NOEXEC) {
+        // A user namespace takes mounts over as they are.
+        Err(libc::EPERM) => change(mounts::ATTR_RDONLY, 0)?,
+        changed => changed?,
+    }
     let same = CString::new(format!("/proc/self/fd/{}", tree.as_raw_fd()));
     let same = same.map_err(|_| libc::EINVAL)?;
     mounts::openat(mounts::cwd(), &same, libc::O_RDONLY, 0)

@@ -118,7 +118,13 @@ fn check_label(plan: &LaunchPlan) -> Prepare<()> {
 pub(super) fn external_root(plan: &LaunchPlan, idmaps: &mut Idmaps) -> Prepare<Option<OwnedFd>> {
     match &plan.rootfs {
         RootFs::Empty => Ok(None),
-        _ => made_tree(plan, None, idmaps).map(Some),
+        _ => {
+            let tree = made_tree(plan, None, idmaps)?;
+            // The sandbox's own directory may be where nothing is executed, as in Debian's /run.
+            mounts::set_attributes(tree.as_fd(), 0, mounts::ATTR_NOEXEC, 0, false)
+                .map_err(|errno| LaunchError::prepare("letting a root's programs run", errno))?;
+            Ok(Some(tree))
+        }
     }
 }
 
