@@ -127,7 +127,7 @@ pub(crate) fn come_and_go(server: &TestHost, client: &str, target: &str) -> Resu
     };
     policy("SingleStack")?;
     let [v4, v6] = &both;
-    ensure!(ips(server, NAME)? == [v4.clone()]);
+    ensure!(ips(server, NAME)?.as_slice() == std::slice::from_ref(v4));
     has_names(server, client, NAME, &[v4], &[])?;
     wait_for("only one family is left", PATIENCE, || {
         let now = (slices(server), given(server));

@@ -26,6 +26,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(3);
 
+/// Why it is time to look.
+#[derive(Debug, Clone, Copy)]
+enum Lost {
+    /// Of what pods need.
+    Something,
+    /// Of what the kernel told.
+    Messages,
+}
+
 /// What the kernel tells.
 struct Ears {
     links: AsyncFd<Socket>,
@@ -46,33 +55,40 @@ impl Ears {
         })
     }
 
-    /// Waits until somebody took something away.
-    async fn loss(&self, network: &Network) -> io::Result<()> {
+    /// Waits until somebody took something away, or may have.
+    async fn loss(&self, network: &Network) -> io::Result<Lost> {
         loop {
-            let lost = tokio::select! {
-                lost = heard(&self.links, |heard| {
+            let found = tokio::select! {
+                found = heard(&self.links, |heard| {
                     losses::of_link(heard, &network.kept(), link_name)
-                }) => lost?,
-                lost = heard(&self.rules, |heard| {
+                }) => found?,
+                found = heard(&self.rules, |heard| {
                     losses::of_rules(heard, &network.kept(), pool::is_own)
-                }) => lost?,
+                }) => found?,
             };
-            if lost {
-                return Ok(());
+            if let Some(lost) = found {
+                return Ok(lost);
             }
         }
     }
 }
 
-/// Reads once what is there. What is too much for the socket's buffer may have been anything.
-async fn heard(socket: &AsyncFd<Socket>, is_loss: impl Fn(&Heard) -> bool) -> io::Result<bool> {
+/// Reads once what is there. What is too much for the socket's buffer may have been anything: so it is
+/// when tables are written anew on a machine that is busy.
+async fn heard(
+    socket: &AsyncFd<Socket>,
+    is_loss: impl Fn(&Heard) -> bool,
+) -> io::Result<Option<Lost>> {
     let mut ready = socket.readable().await?;
-    let mut lost = false;
+    let mut lost = None;
     loop {
         match socket.get_ref().hear_whom(Duration::ZERO) {
             Ok(some) if some.is_empty() => break,
-            Ok(some) => lost |= some.iter().any(&is_loss),
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => lost = true,
+            Ok(some) if some.iter().any(&is_loss) => lost = Some(Lost::Something),
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                lost = lost.or(Some(Lost::Messages));
+            }
             Err(error) => return Err(error),
         }
     }
@@ -114,8 +130,16 @@ impl Network {
             if busy > 0 {
                 continue;
             }
-            ears.loss(self).await?;
-            tracing::warn!("somebody took a bridge or rules of pods away; restoring them");
+            match ears.loss(self).await? {
+                Lost::Something => {
+                    tracing::warn!("somebody took a bridge or rules of pods away; restoring them");
+                }
+                Lost::Messages => {
+                    tracing::info!(
+                        "more changed than could be heard; looking after the pod network"
+                    );
+                }
+            }
             tokio::time::sleep(SETTLE).await;
         }
     }

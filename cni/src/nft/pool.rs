@@ -4,7 +4,7 @@
 //! What a transaction deletes, the kernel frees after an RCU grace period, and closing a socket
 //! waits for that: 5 to 20 ms after each pod that goes. A socket that stays open waits for nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::MetadataExt;
@@ -20,14 +20,38 @@ type Namespace = (u64, u64);
 
 static IDLE: Mutex<Vec<(Namespace, Socket)>> = Mutex::new(Vec::new());
 
-/// Addresses of the sockets that there are.
-static OWN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+/// Addresses of the sockets that there are, and of those that were closed last.
+static OWN: Mutex<Own> = Mutex::new(Own {
+    open: BTreeSet::new(),
+    closed: VecDeque::new(),
+});
+
+/// How many of the latter. Who hears of a change may hear of it after its socket is gone.
+const REMEMBERED: usize = 64;
+
+#[derive(Debug)]
+struct Own {
+    open: BTreeSet<u32>,
+    closed: VecDeque<u32>,
+}
+
+impl Own {
+    fn close(&mut self, port: u32) {
+        if self.open.remove(&port) {
+            self.closed.push_back(port);
+            let many = self.closed.len().saturating_sub(REMEMBERED);
+            self.closed.drain(..many);
+        }
+    }
+
+    fn has(&self, port: u32) -> bool {
+        self.open.contains(&port) || self.closed.contains(&port)
+    }
+}
 
 /// Is this the address of one of these sockets, or was it until just now?
 pub(crate) fn is_own(port: u32) -> bool {
-    OWN.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .contains(&port)
+    OWN.lock().unwrap_or_else(PoisonError::into_inner).has(port)
 }
 
 /// A socket in the network namespace of this thread; kept when it is dropped.
@@ -53,7 +77,7 @@ impl Kept {
             None => {
                 let socket = Socket::open()?;
                 let mut own = OWN.lock().unwrap_or_else(PoisonError::into_inner);
-                own.insert(socket.port()?);
+                own.open.insert(socket.port()?);
                 socket
             }
         };
@@ -91,7 +115,7 @@ impl Drop for Kept {
         if let Some(port) = oldest.as_ref().and_then(|(_, socket)| socket.port().ok()) {
             OWN.lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .remove(&port);
+                .close(port);
         }
         drop(oldest);
     }
@@ -100,6 +124,20 @@ impl Drop for Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_closed_socket_did_is_still_known() {
+        let mut own = Own {
+            open: (1..=100).collect(),
+            closed: VecDeque::new(),
+        };
+        own.close(1);
+        own.close(1);
+        assert!(own.has(1) && own.has(2) && !own.has(101));
+        (2..=100).for_each(|port| own.close(port));
+        assert_eq!(own.closed.len(), REMEMBERED);
+        assert!(own.has(100) && !own.has(1), "others may have old numbers");
+    }
 
     #[test]
     fn a_socket_serves_again_in_its_namespace_only() {
