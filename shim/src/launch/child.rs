@@ -203,7 +203,7 @@ fn idmap(
     in_users: bool,
     channel: BorrowedFd<'_>,
     index: usize,
-    (tree, users, recursive): (BorrowedFd<'_>, BorrowedFd<'_>, bool),
+    (tree, users, recursive): filesystem::Copied<'_>,
 ) -> sys::Sys<()> {
     if !in_users {
         return mounts::set_idmap(tree, users, recursive);

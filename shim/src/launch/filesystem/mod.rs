@@ -25,13 +25,16 @@ pub(super) use hide::{is_null, own_null};
 pub(super) use mount::on_proc;
 pub(super) use terminal::Terminal;
 
+/// A copy of a mount, the user namespace that it is to be id-mapped by, and whether the mounts below
+/// are mapped too.
+pub(super) type Copied<'a> = (BorrowedFd<'a>, BorrowedFd<'a>, bool);
+
 /// What a container's set-up leaves to its caller.
 pub(super) struct Callbacks<'a> {
     /// Called once everything is mounted, while the host's files can still be seen.
     pub hooks: &'a dyn Fn() -> Result<(), Failed>,
-    /// Id-maps a copy of a mount, which is that of the mount with this index: (copy, user namespace,
-    /// whether those below are mapped too).
-    pub idmap: &'a dyn Fn(usize, (BorrowedFd<'_>, BorrowedFd<'_>, bool)) -> Sys<()>,
+    /// Id-maps a copy that is of the mount with this index.
+    pub idmap: &'a dyn Fn(usize, Copied<'_>) -> Sys<()>,
 }
 
 /// Mounts everything and changes the root (or, in a running container's namespace, only opens the
@@ -79,7 +82,7 @@ fn fill(
 ) -> Result<Option<Terminal>, Failed> {
     let top = root.tree.as_fd();
     for (index, mount) in root.mounts.iter().enumerate() {
-        let idmap = |what: (BorrowedFd<'_>, BorrowedFd<'_>, bool)| (callbacks.idmap)(index, what);
+        let idmap = |copied: Copied<'_>| (callbacks.idmap)(index, copied);
         mount::make(top, mount, &idmap).map_err(|(step, errno)| (step, index, errno))?;
     }
     for (index, device) in root.devices.iter().enumerate() {

@@ -4,16 +4,15 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use super::copyup;
 use super::paths::{self, Links};
+use super::{Copied, copyup};
 use crate::launch::prepare::{MountSource, NewFilesystem, OwnBind, PreparedMount};
 use crate::launch::report::Step;
 use crate::sys::{Errno, Sys, mounts};
 
 type Failed = (Step, Errno);
 
-/// Id-maps a copy of a mount: (copy, user namespace, whether those below are mapped too).
-type Idmap<'a> = dyn Fn((BorrowedFd<'_>, BorrowedFd<'_>, bool)) -> Sys<()> + 'a;
+type Idmap<'a> = dyn Fn(Copied<'_>) -> Sys<()> + 'a;
 
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
