@@ -231,6 +231,25 @@ fn three_nodes_are_one_network_over_vxlan() -> Result<()> {
     Ok(())
 }
 
+/// A node whose way to the others is another after a restart: the old link goes, with its addresses,
+/// and nobody is said to have taken what pods need.
+fn another_way_is_no_damage(host: &mut TestHost) -> Result<()> {
+    let before = host.flags.clone();
+    let other = ["--flannel-backend", "host-gw"].map(str::to_owned);
+    host.flags.extend(other);
+    let server = host.server()?;
+    wait_until("the old link is gone", PATIENCE, || {
+        traces(host).is_ok_and(|traces| !traces.contains("vxlan"))
+    })?;
+    // It would be heard of after a second at most.
+    std::thread::sleep(Duration::from_millis(2500));
+    let alarms = host.sh("grep 'somebody took' server.log || true")?;
+    ensure!(alarms.is_empty(), "{alarms}");
+    server.stop()?;
+    host.flags = before;
+    Ok(())
+}
+
 /// A server and one agent with both families and these flags.
 fn two_nodes(flags: &[&str], check: impl Fn(&TestHost, &[&str]) -> Result<()>) -> Result<()> {
     let net = TestNet::new()?;
@@ -248,6 +267,9 @@ fn two_nodes(flags: &[&str], check: impl Fn(&TestHost, &[&str]) -> Result<()>) -
     check(a, &names)?;
     agent.stop()?;
     server.stop()?;
+    if !flags.contains(&"host-gw") {
+        another_way_is_no_damage(&mut all[0])?;
+    }
     for host in all {
         host.purge()?;
         no_traces(&host)?;

@@ -81,13 +81,14 @@ rm -r image")?;
         Ok(())
     }
 
-    /// Starts the node; its log goes to a file there.
-    pub(super) fn start(&self, flags: &[String]) -> Result<()> {
+    /// Starts the node with the flags of `near`; its log goes to a file there.
+    pub(super) fn start(&self, near: &TestHost) -> Result<()> {
+        let flags = [near.flags.clone(), near.cluster_flags.clone()].concat();
         self.sh(&format!(
             "podwright agent --kubeconfig /root/kubeconfig --tls-cert-file /root/serving.crt \
              --tls-private-key-file /root/serving.key {} >>/root/agent.log 2>&1 &\n\
              echo $! >/root/agent.pid",
-            self.flags(flags)
+            self.flags(&flags)
         ))?;
         Ok(())
     }
