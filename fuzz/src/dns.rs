@@ -2,13 +2,13 @@
 //! DNS packets: whatever comes, what is sent back is a message, an answer to that question and no
 //! other, within its limit; and what a resolver answers can be kept and served again.
 
-use hickory_proto::op::{Message, MessageType, Query};
+use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::Name;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::Event;
 use proxy::dns::answer::{Outcome, Turn, answer};
-use proxy::dns::message::{Refused, Request, encode, parse};
+use proxy::dns::message::{Refused, Request, answers, encode, parse};
 use proxy::dns::stored::Stored;
 use proxy::dns::zone::{Place, Zone};
 use serde::de::DeserializeOwned;
@@ -81,6 +81,11 @@ fn resolver(packet: &[u8], offset: usize) {
     let Some(query) = reply.queries.first().cloned() else {
         return;
     };
+    let mut asked = Message::new(reply.id, MessageType::Query, OpCode::Query);
+    asked.queries = vec![query.clone()];
+    if !answers(&asked, &reply) {
+        return;
+    }
     let Some(stored) = Stored::new(&query, reply) else {
         return;
     };

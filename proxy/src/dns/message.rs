@@ -224,6 +224,21 @@ pub(crate) fn wire(name: &Name) -> Vec<u8> {
     bytes
 }
 
+/// Is this an answer to that question? Not when it is to somebody else's, or no answer at all: an update
+/// may have records without data, which an answer must not.
+pub fn answers(question: &Message, reply: &Message) -> bool {
+    let same = |a: &Query, b: &Query| {
+        a.name() == b.name()
+            && a.query_type() == b.query_type()
+            && a.query_class() == b.query_class()
+    };
+    reply.id == question.id
+        && reply.message_type == MessageType::Response
+        && reply.op_code == OpCode::Query
+        && reply.queries.len() == 1
+        && same(&reply.queries[0], &question.queries[0])
+}
+
 #[cfg(test)]
 mod tests {
     use hickory_proto::op::Edns;

@@ -10,7 +10,7 @@ use hickory_proto::serialize::binary::DecodeError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
-use super::message::{HEADER, UDP_MAX};
+use super::message::{HEADER, UDP_MAX, answers};
 
 /// More than a server may send.
 const BUFFER: usize = 4096;
@@ -66,20 +66,6 @@ fn write(asked: &Asked, edns: bool) -> Message {
         message.set_edns(opt);
     }
     message
-}
-
-/// Is this the answer to that?
-pub(crate) fn answers(question: &Message, reply: &Message) -> bool {
-    let same = |a: &Query, b: &Query| {
-        a.name() == b.name()
-            && a.query_type() == b.query_type()
-            && a.query_class() == b.query_class()
-    };
-    reply.id == question.id
-        && reply.message_type == MessageType::Response
-        && reply.op_code == OpCode::Query
-        && reply.queries.len() == 1
-        && same(&reply.queries[0], &question.queries[0])
 }
 
 /// `None`: the answer does not fit in a packet.
