@@ -358,6 +358,7 @@ fn connections(runs: usize, report: &mut Report) -> Result<()> {
             &firsts[slot],
         );
     }
+    cni::netns::remove(&client)?;
     Socket::open()?.delete_table(Family::Inet, TABLE)?;
     Ok(())
 }
