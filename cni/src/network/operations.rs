@@ -93,8 +93,8 @@ impl Inner {
         added
     }
 
-    /// Every plugin in order. The result so far is added to the record after each, so that whatever interrupts
-    /// this, DEL knows what there is to undo.
+    /// Every plugin in order. The result so far is added to the record after each, so that whatever
+    /// interrupts this, DEL knows what there is to undo.
     fn add_all(
         &self,
         list: &NetworkList,
