@@ -47,6 +47,7 @@ const NODE: &[Rule] = &[
             "endpointslices.discovery.k8s.io",
             // An agent has one user for its kubelet and for what enforces policies.
             "networkpolicies.networking.k8s.io",
+            "runtimeclasses.node.k8s.io",
             "leases.coordination.k8s.io",
             "events",
             "events.events.k8s.io",
@@ -295,6 +296,8 @@ mod tests {
         assert!(allowed(NODE, "delete", "pods"));
         assert!(!allowed(NODE, "patch", "pods"));
         assert!(!allowed(NODE, "create", "secrets"));
+        assert!(allowed(NODE, "get", "runtimeclasses.node.k8s.io"));
+        assert!(!allowed(NODE, "create", "runtimeclasses.node.k8s.io"));
         assert!(allowed(SCHEDULER, "create", "pods/binding"));
         assert!(!allowed(SCHEDULER, "get", "secrets"));
         assert!(allowed(CONTROLLERS, "delete", "pods"));

@@ -12,6 +12,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
     events,
     networking::v1::NetworkPolicy,
+    node::v1::RuntimeClass,
 };
 
 use super::{
@@ -61,6 +62,11 @@ pub(crate) fn core_row(plural: &str) -> &'static Resource {
 /// The row of namespaces.
 pub(crate) fn namespaces() -> &'static Resource {
     core_row("namespaces")
+}
+
+/// The row of RuntimeClasses.
+pub(crate) fn runtime_classes() -> &'static Resource {
+    find("node.k8s.io", "v1", "runtimeclasses").expect("the kind is in the table")
 }
 
 /// What most core kinds have in common.
@@ -301,6 +307,18 @@ fn others() -> Vec<Resource> {
             columns: table::NETWORK_POLICY,
             decode: typed::<NetworkPolicy>,
             strategy: strategy::NETWORK_POLICY,
+            ..CORE
+        },
+        Resource {
+            group: "node.k8s.io",
+            kind: "RuntimeClass",
+            plural: "runtimeclasses",
+            singular: "runtimeclass",
+            stored: "runtimeclasses.node.k8s.io",
+            namespaced: false,
+            columns: table::RUNTIME_CLASS,
+            decode: typed::<RuntimeClass>,
+            strategy: strategy::RUNTIME_CLASS,
             ..CORE
         },
     ]

@@ -7,6 +7,7 @@ mod crash;
 mod host;
 mod kubelet;
 mod objects;
+mod runtime_classes;
 mod security;
 mod selection;
 mod services;

@@ -108,7 +108,7 @@ async fn a_table_is_shown_when_asked_for() {
 async fn discovery_lists_every_kind() {
     let host = Host::start().await;
     let (_, groups) = host.get("/apis").await;
-    assert_eq!(groups["groups"].as_array().map(Vec::len), Some(5));
+    assert_eq!(groups["groups"].as_array().map(Vec::len), Some(6));
     let (_, core) = host.get("/api/v1").await;
     let resources = core["resources"].as_array().expect("resources");
     for name in [

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The kinds that a manifest may hold.
 
-use k8s_openapi::api::{apps, coordination, core, discovery};
+use k8s_openapi::api::{apps, coordination, core, discovery, networking, node};
 use k8s_openapi::{Resource, serde::de::DeserializeOwned};
 use serde_json::Value;
 
@@ -29,6 +29,8 @@ pub(crate) fn check(api_version: &str, kind: &str, value: &Value) -> Option<Vec<
         row::<apps::v1::ReplicaSet>(),
         row::<coordination::v1::Lease>(),
         row::<discovery::v1::EndpointSlice>(),
+        row::<networking::v1::NetworkPolicy>(),
+        row::<node::v1::RuntimeClass>(),
     ];
     known
         .iter()

@@ -308,19 +308,15 @@ fn resources(container: &Value, path: &str, errors: &mut FieldErrors) {
     let limits = amounts("limits");
     for (kind, map) in [("limits", &limits), ("requests", &amounts("requests"))] {
         for (name, amount) in map {
-            let path = format!("{path}.resources.{kind}[{name}]");
+            let path = format!("{path}.resources.{kind}");
             let amount = amount.as_str().unwrap_or("");
-            match quantity::milli(amount) {
-                None => errors.invalid(path, amount, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
-                Some(value) if value < 0 => errors.invalid(path, amount, "must be greater than or equal to 0"),
-                Some(value) if kind == "requests" => {
-                    let limit = limits.get(name).and_then(Value::as_str);
-                    if let Some(limit) = limit.filter(|l| quantity::milli(l).is_some_and(|l| value > l)) {
-                        let short = path.rsplit_once('[').map_or(path.as_str(), |(head, _)| head);
-                        errors.invalid(short, amount, format!("must be less than or equal to {name} limit of {limit}"));
-                    }
-                }
-                Some(_) => {}
+            let Some(value) = quantity::check(amount, &format!("{path}[{name}]"), errors) else {
+                continue;
+            };
+            let limit = limits.get(name).and_then(Value::as_str);
+            if let Some(limit) = limit.filter(|l| quantity::milli(l).is_some_and(|l| value > l)) {
+                let why = format!("must be less than or equal to {name} limit of {limit}");
+                errors.invalid(path, amount, why);
             }
         }
     }

@@ -13,6 +13,7 @@ mod network_policy;
 mod pod;
 mod pod_update;
 mod quantity;
+mod runtime_class;
 mod service;
 pub(crate) mod service_health;
 pub(crate) mod service_ips;
@@ -24,6 +25,7 @@ pub(crate) use self::{
     events::EVENTS_VIEW,
     network_policy::NETWORK_POLICY,
     pod::POD,
+    runtime_class::{RUNTIME_CLASS, admit as admit_runtime_class},
     service::{ENDPOINT_SLICE, ENDPOINTS, SERVICE},
     workload::{DEPLOYMENT, REPLICA_SET},
 };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     container::{self, Place},
     field::FieldErrors,
-    names, pod_update,
+    names, pod_update, quantity,
 };
 use crate::apiserver::{
     json::{self, int, list, text, truth},
@@ -213,6 +213,7 @@ pub(super) fn validate_spec(spec: &Value, path: &str, errors: &mut FieldErrors) 
     );
     tolerations(spec, path, errors);
     identity(spec, path, errors);
+    quantity::check_overhead(spec.get("overhead"), &format!("{path}.overhead"), errors);
     host_users(spec, path, errors);
 }
 
@@ -249,6 +250,7 @@ fn identity(spec: &Value, path: &str, errors: &mut FieldErrors) {
         ("subdomain", NameRule::Label),
         ("serviceAccountName", NameRule::Subdomain),
         ("nodeName", NameRule::Subdomain),
+        ("runtimeClassName", NameRule::Subdomain),
     ] {
         let name = text(spec, &format!("/{field}"));
         if name.is_empty() {
@@ -270,7 +272,8 @@ fn identity(spec: &Value, path: &str, errors: &mut FieldErrors) {
     }
 }
 
-fn tolerations(spec: &Value, path: &str, errors: &mut FieldErrors) {
+/// Checks the tolerations of a pod, or those that a RuntimeClass gives to pods.
+pub(super) fn tolerations(spec: &Value, path: &str, errors: &mut FieldErrors) {
     for (at, toleration) in list(spec, "/tolerations").iter().enumerate() {
         let path = format!("{path}.tolerations[{at}]");
         let operator = text(toleration, "/operator");

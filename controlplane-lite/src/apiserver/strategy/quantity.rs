@@ -1,6 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Quantities: `500m`, `1Gi`, `1e3` (apimachinery, `pkg/api/resource`), compared in thousandths.
 
+use serde_json::Value;
+
+use super::field::FieldErrors;
+
+/// Checks an amount of a resource: a quantity that is not negative. Its thousandths, if it is one.
+pub(super) fn check(amount: &str, path: &str, errors: &mut FieldErrors) -> Option<i128> {
+    match milli(amount) {
+        None => errors.invalid(path, amount, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
+        Some(value) if value < 0 => {
+            errors.invalid(path, amount, "must be greater than or equal to 0");
+        }
+        value => return value,
+    }
+    None
+}
+
+/// Checks the overhead of a pod or of a RuntimeClass, which is validated as limits are.
+pub(super) fn check_overhead(amounts: Option<&Value>, path: &str, errors: &mut FieldErrors) {
+    for (name, amount) in amounts.and_then(Value::as_object).into_iter().flatten() {
+        check(
+            amount.as_str().unwrap_or(""),
+            &format!("{path}.limits[{name}]"),
+            errors,
+        );
+    }
+}
+
 /// Parses a quantity into thousandths of its unit, rounded up, or `None` when it is malformed.
 pub(super) fn milli(text: &str) -> Option<i128> {
     let end = text

@@ -95,6 +95,18 @@ pub(crate) const LEASE: Columns = Columns {
     },
 };
 
+/// Columns of RuntimeClasses.
+pub(crate) const RUNTIME_CLASS: Columns = Columns {
+    definitions: &[name(), text("Handler"), text("Age")],
+    cells: |object| {
+        vec![
+            own_name(object),
+            at(object, "/handler").into(),
+            age::of(object),
+        ]
+    },
+};
+
 /// Columns of Endpoints.
 pub(crate) const ENDPOINTS: Columns = Columns {
     definitions: &[name(), text("Endpoints"), text("Age")],

@@ -22,6 +22,7 @@ use crate::{
         json::{self, text},
         present, registry,
         resource::Resource,
+        strategy,
     },
     store::{Change, CommitError, Draft, Expect, Guard, Object},
 };
@@ -74,9 +75,10 @@ pub(crate) async fn store_new(
         if generated && !prefix.is_empty() {
             value["metadata"]["name"] = generate_name(&prefix).into();
         }
-        validate(row, &value, None)?;
         let mut attempt = value.clone();
         let mut guards = Vec::new();
+        guards.extend(admit(api, row, &mut attempt)?);
+        validate(row, &attempt, None)?;
         guards.extend(namespace_guard(api, row, &attempt)?);
         guards.extend(api.ranges.allocate(&*api.store, row, &mut attempt, None)?);
         let name = text(&attempt, "/metadata/name").to_owned();
@@ -156,6 +158,39 @@ fn generate_name(prefix: &str) -> String {
         char::from(*letter)
     });
     prefix[..end].chars().chain(suffix).collect()
+}
+
+/// What a pod gets from its RuntimeClass, or why it is refused. The guard makes the class be the same
+/// at the moment of the commit.
+fn admit(api: &Api, row: &Resource, pod: &mut Value) -> Result<Option<Guard>, ApiError> {
+    if row.kind != "Pod" {
+        return Ok(None);
+    }
+    let (mut guard, mut class) = (None, None);
+    if let Some(name) = pod
+        .pointer("/spec/runtimeClassName")
+        .and_then(Value::as_str)
+    {
+        let key = registry::runtime_classes().key("", name);
+        if let Some(found) = api.store.get(&key) {
+            class = Some(found.value());
+            guard = Some(Guard::Key {
+                key,
+                revision: found.revision(),
+            });
+        }
+    }
+    strategy::admit_runtime_class(pod, class.as_ref())
+        .map_err(|why| ApiError::forbidden(row.group, row.plural, name_of(pod), &why))?;
+    Ok(guard)
+}
+
+/// The name, or what it is generated from.
+fn name_of(object: &Value) -> &str {
+    match text(object, "/metadata/generateName") {
+        "" => text(object, "/metadata/name"),
+        prefix => prefix,
+    }
 }
 
 /// Nothing may be created in a namespace that is not there or is going away. The guard makes
