@@ -123,8 +123,14 @@ pub trait Runtime: Send + Sync + 'static {
     fn list(&self) -> BoxFuture<'_, RuntimeResult<Vec<RuntimePod>>>;
     /// Everything that the runtime knows of one pod.
     fn pod(&self, uid: &str) -> BoxFuture<'_, RuntimeResult<Seen>>;
-    /// Makes and starts a sandbox.
-    fn run_sandbox(&self, config: cri::PodSandboxConfig) -> BoxFuture<'_, RuntimeResult<String>>;
+    /// The handlers that the runtime has, with what they can do.
+    fn handlers(&self) -> BoxFuture<'_, RuntimeResult<Vec<cri::RuntimeHandler>>>;
+    /// Makes and starts a sandbox by a handler of the runtime; the empty name is the default one.
+    fn run_sandbox(
+        &self,
+        config: cri::PodSandboxConfig,
+        handler: String,
+    ) -> BoxFuture<'_, RuntimeResult<String>>;
     /// Stops a sandbox and what runs in it.
     fn stop_sandbox(&self, id: &str) -> BoxFuture<'_, RuntimeResult<()>>;
     /// Removes a stopped sandbox and its containers.

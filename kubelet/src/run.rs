@@ -18,6 +18,7 @@ use crate::adapters::mirror::{self, Mirrors};
 use crate::adapters::status_writer::{NoApi, StatusWriter};
 use crate::adapters::{apiserver, manifests, relist};
 use crate::config::Config;
+use crate::cri_v1::RuntimeHandlerFeatures;
 use crate::env::{ApiObjects, NoObjects, Objects};
 use crate::manager::{self, Manager, Source};
 use crate::node::{self, NodeError, NodeFacts, NodeOptions};
@@ -228,7 +229,7 @@ fn node_options(config: &Config, port: u16) -> NodeOptions {
     }
 }
 
-fn settings(config: &Config, recursive_read_only_mounts: bool) -> Settings {
+fn settings(config: &Config, default_handler: RuntimeHandlerFeatures) -> Settings {
     Settings {
         node_name: config.node_name.clone(),
         node_ips: config.node_ips.clone(),
@@ -237,7 +238,7 @@ fn settings(config: &Config, recursive_read_only_mounts: bool) -> Settings {
         cluster_dns: config.cluster_dns.clone(),
         cluster_domain: config.cluster_domain.clone(),
         resolv_conf: config.resolv_conf.clone(),
-        recursive_read_only_mounts,
+        default_handler,
         sync_frequency: config.periods.sync_frequency,
     }
 }
@@ -251,29 +252,22 @@ fn rules(config: &Config, facts: &NodeFacts) -> Rules {
             pods: config.max_pods,
         },
         allowed_unsafe_sysctls: config.allowed_unsafe_sysctls.clone(),
+        runtime_classes: config.kubeconfig.is_some(),
     }
 }
 
 /// What the default runtime handler can do. A runtime that does not say can do nothing of it.
-async fn handler_features(
-    cri: &CriClient,
-    deadline: Duration,
-) -> crate::cri_v1::RuntimeHandlerFeatures {
-    let mut client = cri.runtime();
-    let call = client.status(crate::cri_v1::StatusRequest { verbose: false });
-    let Ok(Ok(answer)) = tokio::time::timeout(deadline, call).await else {
-        return Default::default();
-    };
-    let handlers = answer.into_inner().runtime_handlers;
+async fn default_handler(cri: &CriClient) -> RuntimeHandlerFeatures {
+    let handlers = cri.handlers().await.unwrap_or_default();
     let default = handlers.into_iter().find(|handler| handler.name.is_empty());
     default
         .and_then(|handler| handler.features)
         .unwrap_or_default()
 }
 
-fn user_namespaces(config: &Config, supported: bool) -> Result<Arc<UserNamespaces>, Error> {
+fn user_namespaces(config: &Config) -> Result<Arc<UserNamespaces>, Error> {
     let settings = &config.user_namespaces;
-    UserNamespaces::open(&config.root_dir(), settings, config.max_pods, supported)
+    UserNamespaces::open(&config.root_dir(), settings, config.max_pods)
         .map(Arc::new)
         .map_err(Error::UserNamespaces)
 }
@@ -292,8 +286,8 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, Er
         None => None,
     };
     let facts = Arc::new(node::facts(&node_options(&config, config.port)).map_err(Error::Node)?);
-    let features = handler_features(&cri, config.periods.runtime_request_timeout).await;
-    let userns = user_namespaces(&config, features.user_namespaces)?;
+    let handler = default_handler(&cri).await;
+    let userns = user_namespaces(&config)?;
     let mut tasks = Tasks::default();
     let (recorder, writer) = event_recorder::recorder(client.clone(), config.node_name.clone());
     tasks.spawn("events", writer.run(stop.clone()));
@@ -306,7 +300,7 @@ pub async fn start(config: Config, stop: CancellationToken) -> Result<Handle, Er
         &mirrors,
         &facts,
         userns,
-        features.recursive_read_only_mounts,
+        handler,
         &mut tasks,
         &stop,
     );
@@ -358,7 +352,7 @@ fn deps(
     mirrors: &Arc<Mirrors>,
     facts: &Arc<NodeFacts>,
     userns: Arc<UserNamespaces>,
-    recursive: bool,
+    handler: RuntimeHandlerFeatures,
     tasks: &mut Tasks,
     stop: &CancellationToken,
 ) -> Arc<Deps> {
@@ -385,7 +379,7 @@ fn deps(
         objects,
         facts: Arc::clone(facts),
         table: Arc::default(),
-        settings: settings(config, recursive),
+        settings: settings(config, handler),
     })
 }
 

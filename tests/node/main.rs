@@ -16,6 +16,7 @@ mod network_policy;
 mod overlay;
 mod pods;
 mod run;
+mod runtime_class;
 mod sctp;
 mod services;
 mod static_pods;

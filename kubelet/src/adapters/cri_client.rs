@@ -392,11 +392,24 @@ impl Runtime for CriClient {
         Box::pin(async move { self.seen(&uid).await })
     }
 
-    fn run_sandbox(&self, config: cri::PodSandboxConfig) -> BoxFuture<'_, RuntimeResult<String>> {
+    fn handlers(&self) -> BoxFuture<'_, RuntimeResult<Vec<cri::RuntimeHandler>>> {
+        Box::pin(async move {
+            let request = cri::StatusRequest { verbose: false };
+            let mut client = self.runtime();
+            let answer = within("Status", self.timeout, client.status(request)).await?;
+            Ok(answer.runtime_handlers)
+        })
+    }
+
+    fn run_sandbox(
+        &self,
+        config: cri::PodSandboxConfig,
+        runtime_handler: String,
+    ) -> BoxFuture<'_, RuntimeResult<String>> {
         Box::pin(async move {
             let request = cri::RunPodSandboxRequest {
                 config: Some(config),
-                runtime_handler: String::new(),
+                runtime_handler,
             };
             let mut client = self.runtime();
             // Sandboxes may pull their image and run network plugins: upstream doubles the deadline.

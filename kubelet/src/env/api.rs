@@ -11,13 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
-use k8s_openapi::{
-    Metadata, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
 
+use super::objects::RUNTIME_CLASS;
 use super::{ObjectError, ObjectFuture, Objects};
 
 /// How long an answer is good for.
@@ -31,6 +30,7 @@ pub struct ApiObjects {
     config_maps: Memory<ConfigMap>,
     secrets: Memory<Secret>,
     services: Memory<Vec<Service>>,
+    runtime_classes: Memory<RuntimeClass>,
 }
 
 impl ApiObjects {
@@ -42,28 +42,28 @@ impl ApiObjects {
             config_maps: Memory::default(),
             secrets: Memory::default(),
             services: Memory::default(),
+            runtime_classes: Memory::default(),
         }
     }
 
+    /// An object through `api`, which is that of its namespace.
     async fn get<K>(
         &self,
+        api: Api<K>,
         memory: &Memory<K>,
         kind: &'static str,
-        namespace: &str,
         name: &str,
     ) -> Result<Arc<K>, ObjectError>
     where
-        K: k8s_openapi::Resource<Scope = NamespaceResourceScope>
-            + Metadata<Ty = ObjectMeta>
-            + Clone
-            + Debug
-            + DeserializeOwned,
+        K: kube::Resource + Clone + Debug + DeserializeOwned,
     {
-        let key = (namespace.to_owned(), name.to_owned());
+        let key = (
+            api.namespace().unwrap_or_default().to_owned(),
+            name.to_owned(),
+        );
         if let Some(object) = memory.recall(&key, Instant::now()) {
             return Ok(object);
         }
-        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
         let object = match tokio::time::timeout(DEADLINE, api.get_opt(name)).await {
             Ok(Ok(Some(object))) => Arc::new(object),
             Ok(Ok(None)) => {
@@ -102,15 +102,22 @@ impl Objects for ApiObjects {
         namespace: &'a str,
         name: &'a str,
     ) -> ObjectFuture<'a, Arc<ConfigMap>> {
-        Box::pin(self.get(&self.config_maps, "configmap", namespace, name))
+        let api = Api::namespaced(self.client.clone(), namespace);
+        Box::pin(self.get(api, &self.config_maps, "configmap", name))
     }
 
     fn secret<'a>(&'a self, namespace: &'a str, name: &'a str) -> ObjectFuture<'a, Arc<Secret>> {
-        Box::pin(self.get(&self.secrets, "secret", namespace, name))
+        let api = Api::namespaced(self.client.clone(), namespace);
+        Box::pin(self.get(api, &self.secrets, "secret", name))
     }
 
     fn services<'a>(&'a self, namespace: &'a str) -> ObjectFuture<'a, Arc<Vec<Service>>> {
         Box::pin(self.list_services(namespace))
+    }
+
+    fn runtime_class<'a>(&'a self, name: &'a str) -> ObjectFuture<'a, Arc<RuntimeClass>> {
+        let api = Api::all(self.client.clone());
+        Box::pin(self.get(api, &self.runtime_classes, RUNTIME_CLASS, name))
     }
 }
 

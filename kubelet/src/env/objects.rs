@@ -5,6 +5,10 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
+
+/// The kind of RuntimeClasses in messages.
+pub(super) const RUNTIME_CLASS: &str = "runtimeclass.node.k8s.io";
 
 /// Why an object could not be had. The text is upstream's, because users see it in events.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -12,7 +16,7 @@ pub enum ObjectError {
     /// The API server answered, and the object does not exist.
     #[error("{kind} \"{name}\" not found")]
     NotFound {
-        /// `configmap` or `secret`.
+        /// `configmap`, `secret` or `runtimeclass.node.k8s.io`.
         kind: &'static str,
         /// The object's name.
         name: String,
@@ -20,7 +24,7 @@ pub enum ObjectError {
     /// This kubelet runs without an API server.
     #[error("{kind} \"{name}\" cannot be read: this kubelet has no API server")]
     NoApiServer {
-        /// `configmap` or `secret`.
+        /// `configmap`, `secret` or `runtimeclass.node.k8s.io`.
         kind: &'static str,
         /// The object's name.
         name: String,
@@ -28,7 +32,7 @@ pub enum ObjectError {
     /// The API server could not be asked. Worth a retry.
     #[error("failed to get {kind} \"{name}\": {message}")]
     Unavailable {
-        /// `configmap`, `secret` or `services`.
+        /// As in the others, or `services`.
         kind: &'static str,
         /// The object's name, or the namespace for a list.
         name: String,
@@ -48,8 +52,8 @@ impl ObjectError {
 /// Answers of an [`Objects`] call.
 pub type ObjectFuture<'a, T> = BoxFuture<'a, Result<T, ObjectError>>;
 
-/// Where ConfigMaps, Secrets and Services come from. Calls may be repeated at will and dropped
-/// at any time; implementations cache and have a deadline of their own.
+/// Where ConfigMaps, Secrets, Services and RuntimeClasses come from. Calls may be repeated at will
+/// and dropped at any time; implementations cache and have a deadline of their own.
 pub trait Objects: Send + Sync + 'static {
     /// One ConfigMap.
     fn config_map<'a>(
@@ -63,6 +67,9 @@ pub trait Objects: Send + Sync + 'static {
 
     /// Every Service of one namespace, for service links.
     fn services<'a>(&'a self, namespace: &'a str) -> ObjectFuture<'a, Arc<Vec<Service>>>;
+
+    /// One RuntimeClass.
+    fn runtime_class<'a>(&'a self, name: &'a str) -> ObjectFuture<'a, Arc<RuntimeClass>>;
 }
 
 /// The answer of a kubelet without an API server: no services, and every reference is refused
@@ -71,31 +78,24 @@ pub trait Objects: Send + Sync + 'static {
 pub struct NoObjects;
 
 impl Objects for NoObjects {
-    fn config_map<'a>(
-        &'a self,
-        _namespace: &'a str,
-        name: &'a str,
-    ) -> ObjectFuture<'a, Arc<ConfigMap>> {
-        let name = name.to_owned();
-        Box::pin(async move {
-            Err(ObjectError::NoApiServer {
-                kind: "configmap",
-                name,
-            })
-        })
+    fn config_map<'a>(&'a self, _: &'a str, name: &'a str) -> ObjectFuture<'a, Arc<ConfigMap>> {
+        no_api_server("configmap", name)
     }
 
-    fn secret<'a>(&'a self, _namespace: &'a str, name: &'a str) -> ObjectFuture<'a, Arc<Secret>> {
-        let name = name.to_owned();
-        Box::pin(async move {
-            Err(ObjectError::NoApiServer {
-                kind: "secret",
-                name,
-            })
-        })
+    fn secret<'a>(&'a self, _: &'a str, name: &'a str) -> ObjectFuture<'a, Arc<Secret>> {
+        no_api_server("secret", name)
     }
 
-    fn services<'a>(&'a self, _namespace: &'a str) -> ObjectFuture<'a, Arc<Vec<Service>>> {
+    fn services<'a>(&'a self, _: &'a str) -> ObjectFuture<'a, Arc<Vec<Service>>> {
         Box::pin(async { Ok(Arc::new(Vec::new())) })
     }
+
+    fn runtime_class<'a>(&'a self, name: &'a str) -> ObjectFuture<'a, Arc<RuntimeClass>> {
+        no_api_server(RUNTIME_CLASS, name)
+    }
+}
+
+fn no_api_server<T: Send + 'static>(kind: &'static str, name: &str) -> ObjectFuture<'static, T> {
+    let name = name.to_owned();
+    Box::pin(async move { Err(ObjectError::NoApiServer { kind, name }) })
 }

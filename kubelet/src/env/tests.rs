@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use serde_json::json;
 
 use super::*;
@@ -30,6 +31,11 @@ impl Objects for InMemory {
         let name = name.to_owned();
         let kind = "secret";
         Box::pin(async move { object.ok_or(ObjectError::NotFound { kind, name }) })
+    }
+
+    fn runtime_class<'a>(&'a self, name: &'a str) -> ObjectFuture<'a, Arc<RuntimeClass>> {
+        let (kind, name) = ("runtimeclass.node.k8s.io", name.to_owned());
+        Box::pin(async move { Err(ObjectError::NotFound { kind, name }) })
     }
 
     fn services<'a>(&'a self, namespace: &'a str) -> ObjectFuture<'a, Arc<Vec<Service>>> {

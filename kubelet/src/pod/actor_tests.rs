@@ -29,7 +29,7 @@ fn userns(dir: &std::path::Path) -> crate::userns::UserNamespaces {
         subgid_file: dir.join("subgid"),
         passwd_file: dir.join("passwd"),
     };
-    crate::userns::UserNamespaces::open(dir, &settings, 110, false).expect("opens")
+    crate::userns::UserNamespaces::open(dir, &settings, 110).expect("opens")
 }
 
 impl Stage {
@@ -64,7 +64,7 @@ impl Stage {
                 cluster_dns: Vec::new(),
                 cluster_domain: String::new(),
                 resolv_conf: dir.path().join("resolv.conf"),
-                recursive_read_only_mounts: false,
+                default_handler: Default::default(),
                 sync_frequency: Duration::from_secs(60),
             },
         });

@@ -34,6 +34,8 @@ pub struct Rules {
     pub allocatable: Allocatable,
     /// Sysctls beyond the safe set; a trailing `*` matches a prefix.
     pub allowed_unsafe_sysctls: BTreeSet<String>,
+    /// RuntimeClasses can be read. They are in the API server, so a node without one has none.
+    pub runtime_classes: bool,
 }
 
 /// Decides about a new pod beside those that are already admitted and not ended.
@@ -41,7 +43,7 @@ pub struct Rules {
 /// # Errors
 /// The reason and message of the Failed phase.
 pub fn admit(pod: &Pod, others: &[&Pod], rules: &Rules) -> Result<(), Rejection> {
-    if let Some(field) = unsupported(pod) {
+    if let Some(field) = unsupported(pod).or_else(|| without_api(pod, rules)) {
         return Err(Rejection {
             reason: "UnexpectedAdmissionError".to_owned(),
             message: format!("Pod was rejected: {field} is not supported by this kubelet"),
@@ -66,22 +68,6 @@ pub fn unsupported(pod: &Pod) -> Option<String> {
         ),
         ("spec.resources", spec_of.resources.is_some()),
         (
-            "spec.runtimeClassName",
-            spec_of
-                .runtime_class_name
-                .as_deref()
-                .is_some_and(|name| !name.is_empty()),
-        ),
-        (
-            "spec.overhead",
-            filled(
-                spec_of
-                    .overhead
-                    .as_ref()
-                    .map(std::collections::BTreeMap::len),
-            ),
-        ),
-        (
             "spec.os.name other than linux",
             spec_of.os.as_ref().is_some_and(|os| os.name != "linux"),
         ),
@@ -101,6 +87,11 @@ pub fn unsupported(pod: &Pod) -> Option<String> {
         let field = unsupported_in(kind, container)?;
         Some(format!("{}.{field}", kind.field_path(&container.name)))
     })
+}
+
+fn without_api(pod: &Pod, rules: &Rules) -> Option<String> {
+    let named = spec::runtime_class(pod).is_some() && !rules.runtime_classes;
+    named.then(|| "spec.runtimeClassName without an API server".to_owned())
 }
 
 fn unsupported_in(kind: Kind, container: &Container) -> Option<&'static str> {
@@ -244,6 +235,7 @@ mod tests {
                 pods: 3,
             },
             allowed_unsafe_sysctls: ["net.core.*".to_owned()].into(),
+            runtime_classes: false,
         }
     }
 
@@ -273,10 +265,6 @@ mod tests {
     fn unsupported_fields_are_refused_by_name() {
         let cases = [
             (
-                "runtimeClassName: kata\ncontainers: [{name: a, image: x}]",
-                "spec.runtimeClassName",
-            ),
-            (
                 "containers: [{name: a, image: x, volumeDevices: [{name: d, devicePath: /d}]}]",
                 "spec.containers{a}.volumeDevices",
             ),
@@ -288,6 +276,23 @@ mod tests {
         for (spec, field) in cases {
             assert_eq!(unsupported(&pod(spec)).as_deref(), Some(field), "{spec}");
         }
+    }
+
+    #[test]
+    fn a_runtime_class_takes_an_api_server_and_overhead_has_to_fit() {
+        let classed = pod("runtimeClassName: kata\ncontainers: [{name: a, image: x}]");
+        let refused = admit(&classed, &[], &rules()).expect_err("no API server");
+        assert_eq!(
+            refused.message,
+            "Pod was rejected: spec.runtimeClassName without an API server is not supported by this kubelet"
+        );
+        let with = Rules {
+            runtime_classes: true,
+            ..rules()
+        };
+        assert_eq!(admit(&classed, &[], &with), Ok(()));
+        let heavy = "overhead: {memory: 2Gi}\ncontainers: [{name: a, image: x}]";
+        assert_eq!(reason(heavy, 0), "OutOfmemory");
     }
 
     #[test]

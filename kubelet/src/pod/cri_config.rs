@@ -148,7 +148,7 @@ pub fn sandbox(pod: &Pod, attempt: u32, context: &SandboxContext) -> cri::PodSan
             cgroup_parent: cgroup_parent(pod, &context.cgroup_parent),
             security_context: Some(security::sandbox(pod, &context.userns)),
             sysctls: security::sysctls(pod),
-            overhead: None,
+            overhead: overhead(pod),
             resources: Some(pod_resources(pod)),
         }),
         windows: None,
@@ -196,8 +196,9 @@ pub fn cpu_quota(millis: Option<i64>) -> i64 {
     }
 }
 
+/// What the containers have together. The runtime adds the overhead.
 fn pod_resources(pod: &Pod) -> cri::LinuxContainerResources {
-    let (requests, limits) = (spec::pod_requests(pod), spec::pod_limits(pod));
+    let (requests, limits) = (spec::container_requests(pod), spec::pod_limits(pod));
     let quota = cpu_quota(limits.cpu_millis);
     cri::LinuxContainerResources {
         cpu_shares: cpu_shares(requests.cpu_millis),
@@ -206,6 +207,20 @@ fn pod_resources(pod: &Pod) -> cri::LinuxContainerResources {
         memory_limit_in_bytes: limits.memory_bytes.unwrap_or(0),
         ..Default::default()
     }
+}
+
+/// The pod's overhead, request and limit in one.
+fn overhead(pod: &Pod) -> Option<cri::LinuxContainerResources> {
+    spec::spec(pod).overhead.as_ref()?;
+    let overhead = spec::overhead(pod);
+    let quota = cpu_quota(overhead.cpu_millis);
+    Some(cri::LinuxContainerResources {
+        cpu_shares: cpu_shares(overhead.cpu_millis),
+        cpu_period: if quota > 0 { PERIOD_US } else { 0 },
+        cpu_quota: quota,
+        memory_limit_in_bytes: overhead.memory_bytes.unwrap_or(0),
+        ..Default::default()
+    })
 }
 
 /// How willingly the kernel's OOM killer picks the container: -997 for Guaranteed, 1000 for

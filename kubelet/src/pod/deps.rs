@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 
 use super::spec;
+use crate::cri_v1::RuntimeHandlerFeatures;
 use crate::env::Objects;
 use crate::node::NodeFacts;
 use crate::ports::{Clock, Events, Runtime, StatusSink};
@@ -34,8 +35,8 @@ pub struct Settings {
     pub cluster_domain: String,
     /// The node's resolver configuration.
     pub resolv_conf: PathBuf,
-    /// The runtime can mount read-only recursively.
-    pub recursive_read_only_mounts: bool,
+    /// What the runtime's default handler can do.
+    pub default_handler: RuntimeHandlerFeatures,
     /// A pod is looked at again at least this often.
     pub sync_frequency: Duration,
 }

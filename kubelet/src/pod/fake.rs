@@ -143,7 +143,15 @@ impl Runtime for FakeRuntime {
         ready(Ok(seen))
     }
 
-    fn run_sandbox(&self, config: cri::PodSandboxConfig) -> BoxFuture<'_, RuntimeResult<String>> {
+    fn handlers(&self) -> BoxFuture<'_, RuntimeResult<Vec<cri::RuntimeHandler>>> {
+        ready(Ok(Vec::new()))
+    }
+
+    fn run_sandbox(
+        &self,
+        config: cri::PodSandboxConfig,
+        _: String,
+    ) -> BoxFuture<'_, RuntimeResult<String>> {
         let mut state = self.state();
         let attempt = config.metadata.unwrap_or_default().attempt;
         let id = format!("s{attempt}");

@@ -13,7 +13,7 @@ use super::deps::Deps;
 use super::dns::{self, Dns, NodeDns};
 use super::memory::Job;
 use super::start::{StartError, chain};
-use super::{cri_config, hooks, spec};
+use super::{cri_config, hooks, runtime_class, spec};
 use crate::cri_v1 as cri;
 use crate::ports::{EventType, RuntimeResult};
 use crate::volumes::PreparedVolumes;
@@ -140,8 +140,14 @@ pub fn create_sandbox(
 }
 
 async fn run_sandbox(deps: &Deps, pod: &Pod, attempt: u32) -> Result<(), String> {
-    let ids = deps.userns.ensure(pod).await;
-    ids.map_err(|error| error.to_string())?;
+    let handler = runtime_class::handler(deps.objects.as_ref(), pod).await;
+    let handler = handler.map_err(|error| error.to_string())?;
+    if !spec::host_users(pod) {
+        let features = runtime_class::features(deps, &handler).await;
+        let features = features.map_err(|error| error.to_string())?;
+        let ids = deps.userns.ensure(pod, &handler, features).await;
+        ids.map_err(|error| error.to_string())?;
+    }
     let (config, warnings) = sandbox_config(deps, pod, attempt);
     for (reason, message) in warnings {
         let about = spec::reference(pod, None);
@@ -152,7 +158,7 @@ async fn run_sandbox(deps: &Deps, pod: &Pod, attempt: u32) -> Result<(), String>
     tokio::fs::create_dir_all(&logs)
         .await
         .map_err(|error| format!("create pod log directory {}: {error}", logs.display()))?;
-    let made = deps.runtime.run_sandbox(config).await;
+    let made = deps.runtime.run_sandbox(config, handler).await;
     made.map(drop).map_err(|error| error.to_string())
 }
 

@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod labels;
 pub mod memory;
 pub mod plan;
+pub mod runtime_class;
 pub mod security;
 pub mod spec;
 pub mod start;

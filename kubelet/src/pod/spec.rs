@@ -127,6 +127,12 @@ pub fn host_users(pod: &Pod) -> bool {
     spec(pod).host_users.unwrap_or(true)
 }
 
+/// `spec.runtimeClassName`, if it says something.
+pub fn runtime_class(pod: &Pod) -> Option<&str> {
+    let name = spec(pod).runtime_class_name.as_deref();
+    name.filter(|name| !name.is_empty())
+}
+
 /// Whether somebody asked for the pod's deletion.
 pub fn is_deleting(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
@@ -242,9 +248,19 @@ pub fn limits(container: &Container) -> Amounts {
     Amounts::read(resources.and_then(|r| r.limits.as_ref()))
 }
 
-/// What the pod needs at once: the larger of its running containers together and of its hungriest
-/// moment during init (KEP-753: sidecars that already run count along), plus overhead.
+/// What the pod needs at once: its containers, and its overhead (KEP-688).
 pub fn pod_requests(pod: &Pod) -> Amounts {
+    container_requests(pod).combine(overhead(pod), i64::saturating_add)
+}
+
+/// What the pod's RuntimeClass adds to what its containers need.
+pub fn overhead(pod: &Pod) -> Amounts {
+    Amounts::read(spec(pod).overhead.as_ref())
+}
+
+/// What the containers need at once: the larger of the running ones together and of the hungriest
+/// moment during init (KEP-753: sidecars that already run count along).
+pub fn container_requests(pod: &Pod) -> Amounts {
     let mut running = Amounts::default();
     for container in &spec(pod).containers {
         running = running.combine(requests(container), i64::saturating_add);
@@ -259,9 +275,7 @@ pub fn pod_requests(pod: &Pod) -> Amounts {
         peak = peak.combine(own, i64::max);
     }
     let steady = running.combine(sidecars, i64::saturating_add);
-    let overhead = Amounts::read(spec(pod).overhead.as_ref());
-    let most = steady.combine(peak, i64::max);
-    most.combine(overhead, i64::saturating_add)
+    steady.combine(peak, i64::max)
 }
 
 /// The pod's limits, each only if every container has it (otherwise the pod has none).
@@ -372,5 +386,18 @@ containers:
 - {name: a, image: x, resources: {requests: {cpu: 300m}}}
 - {name: b, image: x, resources: {requests: {cpu: 300m}}}");
         assert_eq!(pod_requests(&pod).cpu_millis, Some(1000));
+    }
+
+    #[test]
+    fn overhead_comes_on_top_of_what_containers_request() {
+        let pod = pod("
+overhead: {cpu: 50m, memory: 1Mi}
+containers: [{name: a, image: x, resources: {requests: {cpu: 300m}}}]");
+        let all = pod_requests(&pod);
+        assert_eq!(
+            (all.cpu_millis, all.memory_bytes),
+            (Some(350), Some(1 << 20))
+        );
+        assert_eq!(container_requests(&pod).cpu_millis, Some(300));
     }
 }

@@ -15,7 +15,7 @@ use super::image::{self, PullPolicy};
 use super::memory::{StartStage, Waiting};
 use super::spec::{self, Kind};
 use super::state::ImageSeen;
-use super::{cri_config, hooks, security};
+use super::{cri_config, hooks, runtime_class, security};
 use crate::cri_v1 as cri;
 use crate::ports::EventType;
 use crate::volumes::{MountContext, PreparedVolumes};
@@ -251,12 +251,14 @@ impl Start {
             .map_err(|error| config_error(chain(&error)))?;
         let hostname = cri_config::hostname(&self.pod);
         let host_domain = cri_config::host_domain(&self.pod, &deps.settings.cluster_domain);
+        let asked = runtime_class::recursive_read_only_mounts(deps, &self.pod, &self.container);
+        let recursive_read_only_mounts = self.or_cancelled(asked).await?;
         let context = MountContext {
             env: &env,
             pod_ips: &self.pod_ips,
             hostname: &hostname,
             host_domain: &host_domain,
-            recursive_read_only_mounts: deps.settings.recursive_read_only_mounts,
+            recursive_read_only_mounts,
         };
         let mounts = deps
             .volumes

@@ -31,9 +31,21 @@ pub enum UsernsError {
     /// The configured ids cannot be used.
     #[error("kubelet mappings: {0}")]
     Configured(String),
-    /// The runtime cannot do it.
-    #[error("can't set `spec.hostUsers: false`, runtime does not support user namespaces")]
-    Unsupported,
+    /// The runtime, or the handler of the pod's RuntimeClass, cannot do it.
+    #[error("can't set `spec.hostUsers: false`, {} does not support user namespaces", named(.handler))]
+    Unsupported {
+        /// The handler; empty for the default one.
+        handler: String,
+    },
+    /// The runtime does not have the handler of the pod's RuntimeClass.
+    #[error(
+        "can't set `spec.hostUsers: false`, {} does not support user namespaces: the handler {handler:?} is not known",
+        named(.handler)
+    )]
+    UnknownHandler {
+        /// The handler.
+        handler: String,
+    },
     /// No range is free.
     #[error("create user namespace: {0}")]
     Exhausted(String),
@@ -64,6 +76,13 @@ pub enum UsernsError {
     /// The work on the disk ended abnormally.
     #[error("create user namespace: the work on the disk ended abnormally")]
     Lost,
+}
+
+fn named(handler: &str) -> String {
+    match handler {
+        "" => "runtime".to_owned(),
+        handler => format!("RuntimeClass handler {handler:?}"),
+    }
 }
 
 fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> UsernsError {
@@ -126,13 +145,11 @@ impl Record {
 #[derive(Debug)]
 pub struct UserNamespaces {
     kubelet_dir: PathBuf,
-    supported: bool,
     pool: Mutex<Pool>,
 }
 
 impl UserNamespaces {
-    /// Reads the node's configuration and the records of pods that are there. `supported` is what
-    /// the runtime says of itself.
+    /// Reads the node's configuration and the records of pods that are there.
     ///
     /// # Errors
     /// Ids that cannot be used; a record that cannot be read or believed: going on could give one
@@ -141,7 +158,6 @@ impl UserNamespaces {
         kubelet_dir: &Path,
         settings: &UserNamespaceSettings,
         max_pods: u32,
-        supported: bool,
     ) -> Result<Self, UsernsError> {
         let uid = subids::uid_of_user(&text_of(&settings.passwd_file)?);
         let (subuid, subgid) = (
@@ -161,7 +177,6 @@ impl UserNamespaces {
         }
         Ok(Self {
             kubelet_dir: kubelet_dir.to_owned(),
-            supported,
             pool: Mutex::new(pool),
         })
     }
@@ -196,16 +211,25 @@ impl UserNamespaces {
         }
     }
 
-    /// Makes sure that a pod which needs ids has them, and that they are on record. Idempotent.
+    /// Makes sure that a pod which needs ids has them, and that they are on record. Idempotent. The
+    /// pod's handler in the runtime says what it can do; `None`: there is no such handler.
     ///
     /// # Errors
-    /// The runtime cannot do it, none are free, or the record cannot be written.
-    pub async fn ensure(self: &Arc<Self>, pod: &Pod) -> Result<(), UsernsError> {
+    /// The handler cannot do it, none are free, or the record cannot be written.
+    pub async fn ensure(
+        self: &Arc<Self>,
+        pod: &Pod,
+        handler: &str,
+        features: Option<cri::RuntimeHandlerFeatures>,
+    ) -> Result<(), UsernsError> {
         if spec::host_users(pod) {
             return Ok(());
         }
-        if !self.supported {
-            return Err(UsernsError::Unsupported);
+        let handler = || handler.to_owned();
+        match features {
+            Some(features) if features.user_namespaces => {}
+            Some(_) => return Err(UsernsError::Unsupported { handler: handler() }),
+            None => return Err(UsernsError::UnknownHandler { handler: handler() }),
         }
         let (all, uid) = (Arc::clone(self), spec::uid(pod).to_owned());
         tokio::task::spawn_blocking(move || all.ensure_on_disk(&uid))
@@ -293,7 +317,18 @@ mod tests {
     }
 
     fn open(dir: &Path) -> Result<Arc<UserNamespaces>, UsernsError> {
-        UserNamespaces::open(&dir.join("kubelet"), &settings(dir), 1, true).map(Arc::new)
+        UserNamespaces::open(&dir.join("kubelet"), &settings(dir), 1).map(Arc::new)
+    }
+
+    fn features(user_namespaces: bool) -> Option<cri::RuntimeHandlerFeatures> {
+        Some(cri::RuntimeHandlerFeatures {
+            user_namespaces,
+            ..Default::default()
+        })
+    }
+
+    async fn ensure(all: &Arc<UserNamespaces>, pod: &Pod) -> Result<(), UsernsError> {
+        all.ensure(pod, "", features(true)).await
     }
 
     fn with_uid(uid: &str) -> Pod {
@@ -310,13 +345,13 @@ mod tests {
         }
         let all = open(dir.path()).expect("opens");
         let (a, b, c) = (with_uid("a"), with_uid("b"), with_uid("c"));
-        all.ensure(&a).await.expect("one is free");
-        all.ensure(&b).await.expect("another is free");
+        ensure(&all, &a).await.expect("one is free");
+        ensure(&all, &b).await.expect("another is free");
         let mapping = all.of(&a);
         assert_eq!(mapping.mode(), cri::NamespaceMode::Pod);
         assert_eq!(mapping.uids, mapping.gids);
         assert_eq!(mapping.uids[0].host_id, 131_072);
-        let full = all.ensure(&c).await.expect_err("none is free");
+        let full = ensure(&all, &c).await.expect_err("none is free");
         assert_eq!(
             full.to_string(),
             "create user namespace: could not find an empty slot to allocate a user namespace"
@@ -327,22 +362,30 @@ mod tests {
         assert_eq!(again.of(&b), all.of(&b));
         fs::remove_dir_all(dir.path().join("kubelet/pods/a")).expect("removes");
         again.release("a");
-        again.ensure(&c).await.expect("the first one's ids");
+        ensure(&again, &c).await.expect("the first one's ids");
         assert_eq!(again.of(&c), mapping);
     }
 
     #[tokio::test]
     async fn a_runtime_without_user_namespaces_is_named() {
         let dir = tempfile::tempdir().expect("a directory");
-        let all = UserNamespaces::open(dir.path(), &settings(dir.path()), 110, false);
-        let all = Arc::new(all.expect("opens"));
-        let refused = all.ensure(&with_uid("a")).await.expect_err("refused");
+        let all = open(dir.path()).expect("opens");
+        let refusal = async |handler, features| {
+            let refused = all.ensure(&with_uid("a"), handler, features).await;
+            refused.expect_err("refused").to_string()
+        };
         assert_eq!(
-            refused.to_string(),
+            refusal("", features(false)).await,
             "can't set `spec.hostUsers: false`, runtime does not support user namespaces"
         );
+        let of_class = "can't set `spec.hostUsers: false`, RuntimeClass handler \"kata\" does not support user namespaces";
+        assert_eq!(refusal("kata", features(false)).await, of_class);
+        assert_eq!(
+            refusal("kata", None).await,
+            format!("{of_class}: the handler \"kata\" is not known")
+        );
         let plain = pod("containers: [{name: a, image: x}]");
-        all.ensure(&plain).await.expect("nothing to do");
+        ensure(&all, &plain).await.expect("nothing to do");
         assert_eq!(all.of(&plain).mode(), cri::NamespaceMode::Node);
     }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
@@ -60,6 +61,11 @@ impl Objects for Cluster {
         );
         let name = name.to_owned();
         Box::pin(async move { found.ok_or(ObjectError::NotFound { kind, name }) })
+    }
+
+    fn runtime_class<'a>(&'a self, name: &'a str) -> ObjectFuture<'a, Arc<RuntimeClass>> {
+        let (kind, name) = ("runtimeclass.node.k8s.io", name.to_owned());
+        Box::pin(async move { Err(ObjectError::NotFound { kind, name }) })
     }
 
     fn services<'a>(&'a self, _: &'a str) -> ObjectFuture<'a, Arc<Vec<Service>>> {
