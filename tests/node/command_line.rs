@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The command line itself.
 
+use std::fs::File;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -82,4 +83,24 @@ fn two_nodes_run_side_by_side() -> Result<()> {
     second.stop()?;
     one.down()?;
     two.down()
+}
+
+#[test]
+fn an_image_goes_through_standard_output_and_input() -> Result<()> {
+    let host = TestHost::new()?;
+    host.busybox_image()?;
+    let image = "localhost/busybox:1";
+    let archive = host.path().join("image.tar");
+    let mut export = host.podwright(&["image", "export", image, "-o", "-"]);
+    stdout_of(export.stdout(File::create(&archive)?))?;
+    let id = stdout_of(&mut host.podwright(&["image", "ls", "-q"]))?;
+    let missing = output_of(&mut host.podwright(&["image", "rm", "a", image, "b"]))?;
+    assert_eq!(missing.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&missing.stderr);
+    let expected = "error: image \"a\" not found; image \"b\" not found\n";
+    assert_eq!(said, expected, "and the other one is gone:");
+    let mut import = host.podwright(&["image", "import", "-"]);
+    let imported = stdout_of(import.stdin(File::open(&archive)?))?;
+    assert_eq!(imported, format!("{} {image}\n", id.trim()));
+    host.down()
 }

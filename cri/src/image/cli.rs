@@ -5,12 +5,14 @@ mod progress;
 mod table;
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use super::credentials;
 use super::error::{ImageError, chain};
+use super::import::STDIO;
 use super::platform::Platform;
 use super::store::ImageStore;
 use super::types::{Auth, BuildOptions, ExportFormat, PullOptions, Removed, RootfsSource};
@@ -76,6 +78,7 @@ enum Command {
     /// Import an OCI layout directory, an OCI archive or the output of docker save
     #[command(visible_alias = "load")]
     Import {
+        /// Directory or file; - for standard input
         path: PathBuf,
         /// Name to give, when there is one image in it
         #[arg(long)]
@@ -88,7 +91,7 @@ enum Command {
     #[command(visible_alias = "save")]
     Export {
         image: String,
-        /// File or directory to write
+        /// File or directory to write; - for standard output
         #[arg(short, long)]
         output: PathBuf,
         #[arg(long, value_enum, default_value_t)]
@@ -205,6 +208,7 @@ async fn execute(command: Command, data_dir: &Path, registries: &Path) -> Result
             output,
             format,
         } => {
+            check_output(&output, format)?;
             let result = store.export(&image, &output, format).await;
             result.map_err(|error| one_line(&error))?;
             String::new()
@@ -218,6 +222,20 @@ async fn execute(command: Command, data_dir: &Path, registries: &Path) -> Result
         Command::Inspect { image } => inspect(&store, &image).await?,
     };
     print(&text)
+}
+
+/// Standard output takes an archive, unless it is a terminal.
+fn check_output(output: &Path, format: ExportFormat) -> Result<(), String> {
+    if output != Path::new(STDIO) {
+        return Ok(());
+    }
+    if format == ExportFormat::OciDir {
+        return Err("oci-dir is a directory, which standard output is not: name one".to_owned());
+    }
+    if std::io::stdout().is_terminal() {
+        return Err("an archive is not for a terminal: redirect it, or name a file".to_owned());
+    }
+    Ok(())
 }
 
 async fn prune(store: &ImageStore, all: bool) -> Result<String, String> {
@@ -276,27 +294,24 @@ async fn ls(store: &ImageStore, quiet: bool) -> Result<String, ImageError> {
     Ok(table::images(&images))
 }
 
+/// Removes what can be removed, and then says what could not.
 async fn rm(store: &ImageStore, images: &[String]) -> Result<String, String> {
     let mut text = String::new();
-    let mut missing = None;
+    let mut problems = Vec::new();
     for image in images {
-        let removed = store
-            .remove(image)
-            .await
-            .map_err(|error| one_line(&error))?;
-        if removed == Removed::default() {
-            missing.get_or_insert(image);
-        }
-        text.push_str(&told(&removed));
-    }
-    match missing {
-        None => Ok(text),
-        Some(image) => {
-            // What was done is said before what was not.
-            print(&text)?;
-            Err(format!("image {image:?} not found"))
+        match store.remove(image).await {
+            Ok(removed) if removed == Removed::default() => {
+                problems.push(format!("image {image:?} not found"));
+            }
+            Ok(removed) => text.push_str(&told(&removed)),
+            Err(error) => problems.push(one_line(&error)),
         }
     }
+    if problems.is_empty() {
+        return Ok(text);
+    }
+    print(&text)?;
+    Err(problems.join("; "))
 }
 
 async fn import(

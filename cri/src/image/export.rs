@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::disk::{Disk, blob_name};
 use super::error::ImageError;
-use super::import::{NAME_ANNOTATION, REF_ANNOTATION};
+use super::import::{NAME_ANNOTATION, REF_ANNOTATION, STDIO};
 use super::manifest;
 use super::records::{self, ImageRecord, RefRecord};
 use super::types::ExportFormat;
@@ -54,17 +54,42 @@ fn blobs(record: &ImageRecord) -> Vec<String> {
     names
 }
 
+/// To a file that is replaced when it is whole, or through what is there and is no file: a pipe, a
+/// device. A link is followed, so that `/dev/stdout` is never replaced.
 fn archive(
     disk: &Disk,
     record: &ImageRecord,
     parts: &[(String, Vec<u8>)],
     path: &Path,
 ) -> io::Result<()> {
+    if path == Path::new(STDIO) {
+        return entries(disk, record, parts, io::stdout());
+    }
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        let there = File::options().write(true).open(path)?;
+        return entries(disk, record, parts, there);
+    }
     // A bare file name has an empty parent.
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
     let parent = parent.unwrap_or(Path::new("."));
     let mut file = tempfile::NamedTempFile::with_prefix_in(".export-", parent)?;
-    let mut archive = tar::Builder::new(BufWriter::with_capacity(1 << 17, &mut file));
+    entries(disk, record, parts, &mut file)?;
+    // tempfile makes it 0600; an exported file is like any other the user writes.
+    file.as_file()
+        .set_permissions(fs::Permissions::from_mode(0o644))?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+fn entries(
+    disk: &Disk,
+    record: &ImageRecord,
+    parts: &[(String, Vec<u8>)],
+    to: impl Write,
+) -> io::Result<()> {
+    let mut archive = tar::Builder::new(BufWriter::with_capacity(1 << 17, to));
     for (name, data) in parts {
         archive.append_data(&mut header(data.len() as u64), name, data.as_slice())?;
     }
@@ -73,13 +98,7 @@ fn archive(
         let size = file.metadata()?.len();
         archive.append_data(&mut header(size), name, file)?;
     }
-    archive.into_inner()?.flush()?;
-    // tempfile makes it 0600; an exported file is like any other the user writes.
-    file.as_file()
-        .set_permissions(fs::Permissions::from_mode(0o644))?;
-    file.as_file().sync_all()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    archive.into_inner()?.flush()
 }
 
 /// Into a directory that is made, or empty. `index.json` comes last: without it there is no layout.

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +32,9 @@ use super::types::{Image, Progress, ProgressFn};
 pub(crate) const NAME_ANNOTATION: &str = "io.containerd.image.name";
 /// Often the bare tag only.
 pub(crate) const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+
+/// What stands for standard input, and for standard output of an export.
+pub(crate) const STDIO: &str = "-";
 
 /// One image of an archive, its small parts read and verified.
 struct Found {
@@ -74,11 +78,16 @@ fn open(session: &Session, path: &Path) -> Result<Root, ImageError> {
         let path = path.to_owned();
         move |source| ImageError::storage(doing, &path, source)
     };
-    let metadata = fs::metadata(path).map_err(storage("reading", path))?;
-    if metadata.is_dir() {
-        return Root::open(path).map_err(storage("opening", path));
-    }
-    let archive = File::open(path).map_err(storage("opening", path))?;
+    let archive = if path == Path::new(STDIO) {
+        let stdin = io::stdin().as_fd().try_clone_to_owned();
+        File::from(stdin.map_err(storage("opening", path))?)
+    } else {
+        let metadata = fs::metadata(path).map_err(storage("reading", path))?;
+        if metadata.is_dir() {
+            return Root::open(path).map_err(storage("opening", path));
+        }
+        File::open(path).map_err(storage("opening", path))?
+    };
     let directory = session.fresh();
     fs::create_dir(&directory).map_err(storage("creating", &directory))?;
     let archive = BufReader::with_capacity(1 << 17, archive);

@@ -336,7 +336,8 @@ impl ImageStore {
         result
     }
 
-    /// Writes an image to a file or directory. A file is replaced atomically.
+    /// Writes an image to a file or directory, or to standard output for `-`. A file is replaced
+    /// atomically; what is no file, such as a pipe, is written to.
     pub async fn export(
         &self,
         ref_or_id: &str,

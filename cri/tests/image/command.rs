@@ -78,6 +78,7 @@ async fn failures_end_with_code_one() {
         &["import", "/etc/passwd"],
         &["build", "/nonexistent", "-t", "x"],
         &["tag", "nothing", "x"],
+        &["export", "nothing", "--format", "oci-dir", "-o", "-"],
     ] {
         assert!(!image(&data, line).await, "{line:?}");
     }

@@ -324,6 +324,32 @@ async fn every_form_that_is_exported_is_imported() {
     assert!(taken.await.is_err(), "the directory is not empty");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_goes_through_a_pipe_and_follows_links() {
+    let bench = Bench::new();
+    bench.busybox("bb:1").await;
+    let (file, link, pipe) = (bench.path("a.tar"), bench.path("link"), bench.path("pipe"));
+    let format = ExportFormat::Oci;
+    bench.store.export("bb:1", &file, format).await.unwrap();
+    let expected = std::fs::read(&file).unwrap();
+
+    // As /dev/stdout and /dev/null are: nothing of that is replaced by a file.
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    std::os::unix::fs::symlink(&pipe, &link).unwrap();
+    let from = pipe.clone();
+    let reader = std::thread::spawn(move || std::fs::read(from).unwrap());
+    bench.store.export("bb:1", &link, format).await.unwrap();
+    assert!(reader.join().unwrap() == expected, "another archive");
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert!(!std::fs::symlink_metadata(&pipe).unwrap().is_file());
+
+    std::fs::remove_file(&link).unwrap();
+    std::fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink("a.tar", &link).unwrap();
+    bench.store.export("bb:1", &link, format).await.unwrap();
+    assert!(std::fs::read(&file).unwrap() == expected, "not its target");
+}
+
 #[tokio::test]
 async fn pruning_keeps_what_is_named_used_or_pinned() {
     let bench = Bench::new();

@@ -18,7 +18,7 @@ pub(super) fn images(images: &[Image]) -> String {
     }
     table
         .lines()
-        .map(|line| format!("{}\n", line.trim_end()))
+        .map(|line| format!("{}\n", line.trim()))
         .collect()
 }
 
