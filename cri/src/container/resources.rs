@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use serde_json::{Map, Value, json};
+
 use crate::cgroup::{Cpu, Limits, Memory};
 use crate::fault::{Fault, Result};
 use crate::v1;
@@ -67,6 +69,47 @@ fn unified(wanted: &HashMap<String, String>) -> Result<Vec<(String, String)>> {
     let mut all: Vec<_> = wanted.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
     all.sort();
     Ok(all)
+}
+
+/// The limits as a container's OCI specification has them (config-linux.md). What is not said is left out.
+pub(crate) fn oci(wanted: &v1::LinuxContainerResources) -> Map<String, Value> {
+    let number = |value: i64| (value != 0).then(|| Value::from(value));
+    let text = |value: &String| (!value.is_empty()).then(|| Value::from(value.as_str()));
+    let part = |fields: &[(&str, Option<Value>)]| {
+        let said = fields.iter().filter_map(|(name, value)| {
+            let value = value.clone()?;
+            Some(((*name).to_owned(), value))
+        });
+        let part: Map<String, Value> = said.collect();
+        (!part.is_empty()).then_some(Value::Object(part))
+    };
+    let memory = part(&[
+        ("limit", number(wanted.memory_limit_in_bytes)),
+        ("swap", number(wanted.memory_swap_limit_in_bytes)),
+    ]);
+    let cpu = part(&[
+        ("shares", number(wanted.cpu_shares)),
+        ("quota", number(wanted.cpu_quota)),
+        ("period", number(wanted.cpu_period)),
+        ("cpus", text(&wanted.cpuset_cpus)),
+        ("mems", text(&wanted.cpuset_mems)),
+    ]);
+    let pages = wanted.hugepage_limits.iter().filter(|page| page.limit > 0);
+    let pages: Vec<Value> = pages
+        .map(|page| json!({"pageSize": page.page_size, "limit": page.limit}))
+        .collect();
+    let all = [
+        ("memory", memory),
+        ("cpu", cpu),
+        ("hugepageLimits", (!pages.is_empty()).then(|| pages.into())),
+        (
+            "unified",
+            (!wanted.unified.is_empty()).then(|| json!(wanted.unified)),
+        ),
+    ];
+    all.into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
 }
 
 /// The limits of a pod: what its containers need and its overhead, added up.
@@ -147,6 +190,19 @@ mod tests {
             (some.memory.limit, some.cpu.quota, some.cpu.shares),
             (Some(5), Some(-1), Some(2))
         );
+    }
+
+    #[test]
+    fn the_oci_form_has_what_is_said() {
+        assert!(oci(&v1::LinuxContainerResources::default()).is_empty());
+        let some = oci(&v1::LinuxContainerResources {
+            memory_limit_in_bytes: 5,
+            cpu_quota: -1,
+            cpuset_cpus: "0-1".into(),
+            ..Default::default()
+        });
+        let expected = json!({"memory": {"limit": 5}, "cpu": {"quota": -1, "cpus": "0-1"}});
+        assert_eq!(Value::Object(some), expected);
     }
 
     #[test]

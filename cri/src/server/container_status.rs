@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::container_create::SPEC_FILE;
-use crate::container::State;
+use super::container_create::{SPEC_FILE, linux_resources};
+use crate::container::{State, resources};
 use crate::fault::{Fault, Result};
 use crate::lifecycle::shim_fault;
 use crate::runtime::Runtime;
@@ -24,10 +24,18 @@ pub(crate) async fn status(
     let mut info = HashMap::new();
     if request.verbose {
         let path = container.record.dir().join(SPEC_FILE);
-        let spec = blocking::run("reading a spec", move || std::fs::read(path))
+        let mut spec = blocking::run("reading a spec", move || std::fs::read(path))
             .await?
             .ok()
             .and_then(|text| serde_json::from_slice::<serde_json::Value>(&text).ok());
+        // Limits are kept beside the spec, because they change.
+        if let Some(resources) = spec
+            .as_mut()
+            .and_then(|spec| spec.pointer_mut("/linux/resources"))
+            .and_then(serde_json::Value::as_object_mut)
+        {
+            resources.extend(resources::oci(&linux_resources(&record.config.0)));
+        }
         let pid = match record.state {
             State::Running { pid, .. } => pid,
             _ => 0,

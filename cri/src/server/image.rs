@@ -24,8 +24,8 @@ pub(crate) fn fault(wanted: &str, error: &ImageError) -> Fault {
         | ErrorKind::Storage => Kind::Internal,
     };
     let message = error.message();
-    // The kubelet knows an unreachable registry by the message's first word.
-    if message.starts_with("RegistryUnavailable") {
+    // Most say which image it is about. The kubelet knows an unreachable registry by the first word.
+    if message.contains(&format!("{wanted:?}")) || message.starts_with("RegistryUnavailable") {
         return Fault::new(kind, message);
     }
     Fault::new(kind, format!("image {wanted:?}: {message}"))
@@ -141,7 +141,19 @@ fn begins(known: &str, start: &str) -> bool {
         .any(|name| name.starts_with(start))
 }
 
-/// All images, or the one that the filter names.
+/// Whether the image has a tag or digest of the repository that `name` is, without tag and digest:
+/// `crictl images REPOSITORY` wants every one of them.
+fn is_of_repository(image: &Image, name: &str) -> bool {
+    let Ok(wanted) = name.parse::<Reference>() else {
+        return false;
+    };
+    let last = name.rsplit('/').next().unwrap_or(name);
+    let names = || image.repo_tags.iter().chain(&image.repo_digests);
+    let repository = |known: &String| known.parse::<Reference>().ok().map(|known| known.name());
+    !last.contains([':', '@']) && names().any(|known| repository(known) == Some(wanted.name()))
+}
+
+/// All images, or those that the filter names: one, or a repository's.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -153,16 +165,19 @@ pub(crate) async fn list(
         .and_then(|f| f.image.as_ref())
         .map(|i| i.image.as_str())
         .unwrap_or_default();
-    let found = if wanted.is_empty() {
-        runtime.images.list().await
-    } else {
-        runtime
+    let named = match wanted {
+        "" => None,
+        wanted => runtime
             .images
             .get(wanted)
             .await
-            .map(|i| i.into_iter().collect())
+            .map_err(|e| fault(wanted, &e))?,
     };
-    let images = found.map_err(|e| fault(wanted, &e))?;
+    let mut images = runtime.images.list().await.map_err(|e| fault(wanted, &e))?;
+    if !wanted.is_empty() {
+        let named = named.map(|image| image.id);
+        images.retain(|image| Some(&image.id) == named.as_ref() || is_of_repository(image, wanted));
+    }
     let settings = runtime.config.settings.get();
     let pinned = &settings.images.pinned;
     Ok(images.iter().map(|image| wire(image, pinned)).collect())
@@ -299,6 +314,39 @@ mod tests {
             layers: Vec::new(),
             pinned: false,
         }
+    }
+
+    #[test]
+    fn a_repository_has_all_of_its_images() {
+        let image = Image {
+            repo_tags: vec!["docker.io/library/busybox:1.36".to_owned()],
+            repo_digests: vec![format!("registry.example:5000/team/app@{DIGEST}")],
+            ..image()
+        };
+        for name in [
+            "busybox",
+            "docker.io/busybox",
+            "registry.example:5000/team/app",
+        ] {
+            assert!(is_of_repository(&image, name), "{name}");
+        }
+        for name in [
+            "busybox:latest",
+            "box",
+            "team/app",
+            "registry.example:5000/team",
+            DIGEST,
+        ] {
+            assert!(!is_of_repository(&image, name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_failure_names_the_image_once() {
+        let said = fault("x:1", &ImageError::NotFound("x:1".to_owned())).chain();
+        assert_eq!(said, "image \"x:1\" not found");
+        let said = fault("x:1", &ImageError::Unsupported("no".to_owned())).chain();
+        assert_eq!(said, "image \"x:1\": no");
     }
 
     #[test]

@@ -94,6 +94,15 @@ fn metrics_are_described_and_there() {
             ..Default::default()
         });
         let id = node.launch(&pod, config).await;
+        let request = v1::ContainerStatusRequest {
+            container_id: id.clone(),
+            verbose: true,
+        };
+        let status = cri.container_status(request).await.unwrap().into_inner();
+        let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
+        let shown = &info["runtimeSpec"]["linux"]["resources"];
+        assert_eq!(shown["memory"]["limit"], 64 << 20, "{shown}");
+        assert_eq!(shown["cpu"]["quota"], 20_000, "{shown}");
         let described = cri.list_metric_descriptors(v1::ListMetricDescriptorsRequest {});
         let described = described.await.unwrap().into_inner().descriptors;
         let found = cri.list_pod_sandbox_metrics(v1::ListPodSandboxMetricsRequest {});
