@@ -13,7 +13,7 @@ use oci_spec::runtime::{LinuxSeccomp, Spec};
 use serde_json::{Value, json};
 use shim::plan::{
     CgroupJoin, IdMapping, LaunchPlan, Mount, MountAttrs, MountKind, Namespace, Namespaces,
-    ProcessPlan, RootFs, UserNamespace,
+    ProcessPlan, Propagation, PropagationChange, RootFs, UserNamespace,
 };
 
 use super::{Handler, place};
@@ -101,7 +101,6 @@ pub(crate) fn annotations(
 /// What an external runtime cannot do here, by name.
 fn config(input: Input<'_>) -> Result<(Value, Vec<Mount>)> {
     let mut limited = limits_in_spec(input.spec, input.limits)?;
-    refuse(&limited)?;
     let mut mounts = place::take_over(&mut limited, input.place)?;
     let mut edit = SpecEdit::new(&limited)?;
     edit.set(&["ociVersion"], OCI_VERSION);
@@ -143,19 +142,6 @@ fn config(input: Input<'_>) -> Result<(Value, Vec<Mount>)> {
     Ok((edit.into_value(), mounts))
 }
 
-fn refuse(spec: &Spec) -> Result<()> {
-    for mount in spec.mounts().iter().flatten() {
-        let mut options = mount.options().iter().flatten();
-        if options.any(|o| o == "rshared" || o == "shared") {
-            return Err(Fault::invalid(format!(
-                "mount {:?}: bidirectional propagation is not supported with an external runtime handler",
-                mount.destination().display().to_string()
-            )));
-        }
-    }
-    Ok(())
-}
-
 /// A container that a handler is to make.
 #[derive(Debug)]
 pub(crate) struct Target<'a> {
@@ -175,6 +161,7 @@ impl Target<'_> {
     pub(crate) fn prepare(self, input: Input<'_>) -> Result<LaunchPlan> {
         let place = self.handler.place(self.bundle, self.id);
         let spec = input.spec;
+        let rootfs_propagation = propagation(spec, self.handler.ids.is_some())?;
         let (config, mounts) = config(Input {
             place: &place,
             ..input
@@ -185,6 +172,7 @@ impl Target<'_> {
         let process = spec.process().as_ref();
         let ids = self.handler.ids.as_ref().map(|mapped| mapped.ids.plan());
         Ok(LaunchPlan {
+            rootfs_propagation,
             namespaces: Namespaces {
                 pid: pid_namespace(spec),
                 ..Namespaces::default()
@@ -202,6 +190,26 @@ impl Target<'_> {
             ..LaunchPlan::default()
         })
     }
+}
+
+/// How the mounts that we make for a runtime propagate: as the host's where one of them is to be seen
+/// there, else not back to it.
+fn propagation(spec: &Spec, own_ids: bool) -> Result<Option<PropagationChange>> {
+    let mut mounts = spec.mounts().iter().flatten();
+    let Some(mount) = mounts.find(|mount| oci::is_shared(mount)) else {
+        return Ok(None);
+    };
+    if own_ids {
+        // Nothing that is mounted in a user namespace goes back to the host (mount_namespaces(7)).
+        return Err(Fault::invalid(format!(
+            "mount {:?}: bidirectional propagation is not supported with an external runtime handler in a pod with ids of its own",
+            mount.destination().display().to_string()
+        )));
+    }
+    Ok(Some(PropagationChange {
+        to: Propagation::Shared,
+        recursive: true,
+    }))
 }
 
 fn pods_shm() -> Mount {
@@ -382,16 +390,39 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_by_name() {
-        let mut edit = SpecEdit::new(&oci::spec::container_spec()).unwrap();
-        let mount = json!({"destination": "/m", "type": "bind", "options": ["rshared"]});
+    fn what_the_host_sees_is_bound_by_us_or_refused_by_name() {
+        let none = oci::spec::container_spec();
+        assert_eq!(propagation(&none, true).unwrap(), None);
+        let mut edit = SpecEdit::new(&none).unwrap();
+        let mount = json!({"destination": "/m", "type": "bind", "source": "/h", "options": ["rbind", "rshared"]});
         edit.push(&["mounts"], mount);
         let spec = edit.finish("a test").unwrap();
-        let error = config(input(&spec)).unwrap_err().to_string();
+        let change = propagation(&spec, false).unwrap();
+        assert_eq!(change.map(|change| change.to), Some(Propagation::Shared));
+        let (value, made) = config(input(&spec)).unwrap();
         assert!(
-            error.contains("\"/m\"") && error.contains("propagation"),
+            made.iter().any(|mount| mount.kind == bind_of("/h")),
+            "{made:?}"
+        );
+        let mounts = value["mounts"].as_array().unwrap();
+        let bound = mounts.iter().find(|m| m["destination"] == "/m").unwrap();
+        assert!(
+            bound["source"].as_str().unwrap().starts_with("/b/mount"),
+            "{bound}"
+        );
+        assert_eq!(bound["options"], json!(["rbind", "rshared"]));
+        let error = propagation(&spec, true).unwrap_err().to_string();
+        assert!(
+            error.contains("\"/m\"") && error.contains("ids of its own"),
             "{error}"
         );
+    }
+
+    fn bind_of(source: &str) -> MountKind {
+        MountKind::Bind {
+            source: source.to_owned(),
+            recursive: true,
+        }
     }
 
     #[test]

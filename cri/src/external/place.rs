@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Where an external runtime finds what only we can mount: the root of a container with ids of its
-//! own, its id-mapped volumes, and the merged layers of an image.
+//! own, its id-mapped volumes, the merged layers of an image, and volumes that the host sees: the
+//! runtime's own mount namespace is cut off from the host's, and what we mount there is not.
 //!
 //! Such a runtime sets a container up as root of the pod's user namespace, to whom our directories
 //! are closed. So for pods with ids of their own the mount points lie in directories that anybody may
@@ -21,8 +22,8 @@ use crate::oci;
 const PASSABLE: u32 = 0o711;
 const PRIVATE: u32 = 0o700;
 
-/// Has the mounts of a spec that a runtime may not know how to make (id-mapped ones, the layers of an
-/// image) bound from `place`. Returns what has to be mounted there.
+/// Has the mounts of a spec that a runtime cannot make, or may not know how (id-mapped ones, the layers
+/// of an image, those that the host sees) bound from `place`. Returns what has to be mounted there.
 ///
 /// # Errors
 /// Mounts that cannot be, by their destination.

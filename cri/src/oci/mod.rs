@@ -28,7 +28,7 @@ mod users;
 pub use bundle::write_bundle;
 pub use compile::{CompileContext, CompileError, compile};
 pub use mounts::KNOWN as KNOWN_MOUNT_OPTIONS;
-pub(crate) use mounts::{lowerdir, made_by_us};
+pub(crate) use mounts::{is_shared, lowerdir, made_by_us};
 pub(crate) use process::keep_possible_ambient;
 pub use process::{compile_exec, compile_process, introduce, session_keyring};
 pub use resources::{limits, update_limits};

@@ -396,3 +396,64 @@ fn images_are_volumes_of_runc() {
 fn images_are_volumes_of_crun() {
     images_are_volumes("crun");
 }
+
+/// What a container mounts in such a volume is the host's, and the other way round.
+fn mounts_go_both_ways(handler: &'static str) {
+    if !handler.is_empty() && !is_there(handler) {
+        return;
+    }
+    // Apart: the daemon looks at the mounts of its process, which are not this thread's here.
+    test_prepared(true, without_hybrid, move |node| async move {
+        let both = node.root().join("both");
+        std::fs::create_dir(&both).unwrap();
+        let none: Option<&str> = None;
+        let tmpfs = |at: &Path| mount(none, at, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        tmpfs(&both);
+        mount(none, &both, none, MsFlags::MS_SHARED, none).unwrap();
+        let pod = run_pod(&node, "both", handler).await;
+        let mut config = shell(
+            "both",
+            "mkdir /both/in && mount -t tmpfs in /both/in && echo x > /both/in/x; \
+             until [ -e /both/out/y ]; do sleep 0.05; done; echo seen; sleep 1000",
+        );
+        config.mounts.push(v1::Mount {
+            host_path: both.display().to_string(),
+            container_path: "/both".to_owned(),
+            propagation: v1::MountPropagation::PropagationBidirectional.into(),
+            ..Default::default()
+        });
+        context(&mut config).capabilities = Some(v1::Capability {
+            add_capabilities: vec!["SYS_ADMIN".into()],
+            ..Default::default()
+        });
+        let id = node.launch(&pod, config).await;
+        let inside = both.join("in/x");
+        node::until("the host sees the container's mount", || inside.exists()).await;
+        let outside = both.join("out");
+        std::fs::create_dir(&outside).unwrap();
+        tmpfs(&outside);
+        std::fs::write(outside.join("y"), "").unwrap();
+        let log = node.status(&id).await.log_path;
+        node::log_with(&log, "seen").await;
+        node.remove_pod(&pod).await;
+        // Both are the host's now, which the pod did not take along.
+        for place in [both.join("in"), outside, both] {
+            umount(&place).unwrap();
+        }
+    });
+}
+
+#[test]
+fn mounts_go_both_ways_with_our_own_runtime() {
+    mounts_go_both_ways("");
+}
+
+#[test]
+fn mounts_go_both_ways_with_runc() {
+    mounts_go_both_ways("runc");
+}
+
+#[test]
+fn mounts_go_both_ways_with_crun() {
+    mounts_go_both_ways("crun");
+}

@@ -49,8 +49,8 @@ pub(super) fn compile(spec: &Spec, context: &CompileContext) -> Result<Mounts, C
     Ok(all)
 }
 
-/// A mount that other runtimes may not know how to make: with ids of its own, or of layers that do
-/// not fit into one mount(2). None for all others.
+/// A mount that other runtimes cannot make, or may not know how: with ids of its own, of layers that
+/// do not fit into one mount(2), or one that the host sees. None for all others.
 ///
 /// # Errors
 /// As [`compile`].
@@ -59,7 +59,9 @@ pub(crate) fn made_by_us(
     linux: Option<&Linux>,
 ) -> Result<Option<plan::Mount>, CompileError> {
     let layers = mount.typ().as_deref() == Some("overlay");
-    if !layers && mount.uid_mappings().is_none() && mount.gid_mappings().is_none() {
+    let mapped = mount.uid_mappings().is_some() || mount.gid_mappings().is_some();
+    let shared = is_shared(mount);
+    if !layers && !mapped && !shared {
         return Ok(None);
     }
     let context = CompileContext::default();
@@ -67,7 +69,13 @@ pub(crate) fn made_by_us(
     let words = sorted(mount, &destination)?;
     let made = one(mount, destination, words, linux, &context)?;
     let of_layers = matches!(made.kind, MountKind::Layers { .. });
-    Ok((of_layers || made.idmap.is_some()).then_some(made))
+    Ok((of_layers || made.idmap.is_some() || shared).then_some(made))
+}
+
+/// Whether what is mounted in it is to be seen by the host.
+pub(crate) fn is_shared(mount: &Mount) -> bool {
+    let mut options = mount.options().iter().flatten();
+    options.any(|word| word == "shared" || word == "rshared")
 }
 
 /// Whether the container brings its own directory for `path`.
