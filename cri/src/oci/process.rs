@@ -110,13 +110,25 @@ pub fn compile_process(
         exec_affinity: plan::ExecAffinity::default(),
         personality: None,
         memory_policy: None,
-        oom_score_adj: process.oom_score_adj(),
+        oom_score_adj: oom_score(process)?,
         terminal: process.terminal().unwrap_or(false),
         console_size: console_size(process)?,
         session_keyring: None,
         preserved_fds: 0,
         external: None,
     })
+}
+
+fn oom_score(process: &Process) -> Result<Option<i32>, CompileError> {
+    /// The kernel's (proc_pid_oom_score_adj(5)).
+    const RANGE: std::ops::RangeInclusive<i32> = -1000..=1000;
+    match process.oom_score_adj() {
+        Some(score) if !RANGE.contains(&score) => {
+            let reason = format!("{score} is not between -1000 and 1000");
+            Err(invalid("process.oomScoreAdj", reason))
+        }
+        score => Ok(score),
+    }
 }
 
 /// As with runc, the last of several entries for a variable counts, and an empty HOME is none.

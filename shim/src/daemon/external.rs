@@ -119,7 +119,10 @@ impl Outside {
         let message = match (said, ended.signal) {
             (Some(said), _) => format!("{program} {command}: {said}"),
             (None, 0) => format!("{program} {command} ended with {}", ended.code),
-            (None, signal) => format!("{program} {command} was ended by signal {signal}"),
+            (None, signal) => {
+                let name = sys::signal_name(signal);
+                format!("{program} {command} was ended by signal {signal} ({name})")
+            }
         };
         failure(FailureKind::Launch, crate::launch::plain(&message))
     }

@@ -203,7 +203,10 @@ fn death(child: &sys::Ended, oom: bool) -> Failure {
     let message = match (oom, child.signal) {
         (true, _) => "container init was OOM-killed (memory limit too low?)".to_owned(),
         (_, 0) => format!("the process exited with {} while it was set up", child.code),
-        (_, signal) => format!("the process was killed by signal {signal} while it was set up"),
+        (_, signal) => {
+            let name = sys::signal_name(signal);
+            format!("the process was ended by signal {signal} ({name}) while it was set up")
+        }
     };
     failure(FailureKind::Launch, message)
 }

@@ -254,7 +254,10 @@ impl std::fmt::Display for Cause {
         match self {
             Cause::System(errno) => out.write_str(&report::reason(*errno)),
             Cause::Exit(code) => write!(out, "exit status {code}"),
-            Cause::Signal(signal) => write!(out, "ended by signal {signal}"),
+            Cause::Signal(signal) => {
+                let name = sys::signal_name(i32::from(*signal));
+                write!(out, "ended by signal {signal} ({name})")
+            }
             Cause::Deadline => out.write_str("it ran past its timeout and was killed"),
         }
     }
@@ -503,7 +506,7 @@ mod tests {
             message(&hooks("echo why >&2; exit 3", None)),
             "error running poststart hook #0: /bin/sh: exit status 3, output: why"
         );
-        assert!(message(&hooks("kill -9 $$", None)).ends_with("ended by signal 9"));
+        assert!(message(&hooks("kill -9 $$", None)).ends_with("ended by signal 9 (killed)"));
         let mut missing = hooks("", None);
         missing.poststart.insert(0, missing.poststart[0].clone());
         missing.poststart[1].path = "/nosuch".into();

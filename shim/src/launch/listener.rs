@@ -20,8 +20,9 @@ pub(super) fn tell(
         .and_then(|agent| socket::send(agent.as_fd(), message.as_bytes(), &[descriptor.as_fd()]))
         .map_err(|errno| {
             let path = &listener.path;
-            let what =
-                format!("linux.seccomp.listenerPath: sending the notify descriptor to {path:?}");
+            let what = format!(
+                "linux.seccomp.listenerPath: failed to connect with seccomp agent {path:?}"
+            );
             LaunchError::prepare(what, errno)
         })
 }

@@ -527,6 +527,14 @@ pub fn kill_group(leader: u32, signal: i32) -> Sys<()> {
     numbers(libc::SYS_kill, group as usize, signal as usize, 0, 0, 0).map(drop)
 }
 
+/// What the system calls a signal: `killed`, `bad system call` (strsignal(3)).
+pub fn signal_name(signal: i32) -> String {
+    // SAFETY: the pointer is never null, and what it points to is a string, which nobody changes before
+    // this thread asks again; it is copied by then.
+    let name = unsafe { CStr::from_ptr(libc::strsignal(signal)) };
+    name.to_string_lossy().to_lowercase()
+}
+
 /// This process's id in its own pid namespace.
 pub fn getpid() -> u32 {
     // getpid(2) cannot fail. The raw call: the namespace may be a new one since the fork.

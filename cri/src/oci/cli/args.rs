@@ -151,10 +151,8 @@ pub(super) enum Command {
         rootless: bool,
     },
     /// Not supported: refused by name
-    #[command(disable_help_flag = true)]
     Checkpoint(Anything),
     /// Not supported: refused by name
-    #[command(disable_help_flag = true)]
     Restore(Anything),
 }
 

@@ -56,11 +56,14 @@ fn complete_process(process: &mut Value, notes: &mut Vec<String>) {
     }
     let unknown = drop_unknown_capabilities(process.get_mut("capabilities"));
     if !unknown.is_empty() {
-        let names = unknown.join(" ");
-        notes.push(format!(
-            "ignoring unknown or unavailable capabilities: [{names}]"
-        ));
+        notes.push(without_capabilities(&unknown));
     }
+}
+
+/// What is said of capabilities that a process does without.
+pub(super) fn without_capabilities(names: &[String]) -> String {
+    let names = names.join(" ");
+    format!("ignoring unknown or unavailable capabilities: [{names}]")
 }
 
 /// As runc: a capability that is newer than we are is one that the container does without.

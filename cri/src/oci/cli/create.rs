@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use oci_spec::runtime::Spec;
-use shim::launch::{self, Gate, LaunchError, Launched};
+use shim::launch::{self, Gate, LaunchError, Launched, Step};
 use shim::plan::{LaunchPlan, RootFs};
 use shim::sys;
 
@@ -87,7 +87,7 @@ impl<'a> Job<'a> {
         inherited: io::Inherited,
         detached: bool,
     ) -> Outcome<Job<'a>> {
-        store::check_id(&options.id)?;
+        context.store.check_free(&options.id)?;
         let bundle = options
             .bundle
             .canonicalize()
@@ -166,17 +166,32 @@ impl<'a> Job<'a> {
     }
 
     fn launch(&self, launcher: Launcher, gate: Gate) -> Outcome<Launched> {
-        self.context.log.debug(|| "launching".to_owned());
+        self.context.log.launching(&self.plan.process);
         let begun = launcher.begin(&self.plan, gate);
-        let launched = begun.map_err(|error| not_started(&error))?;
+        let launched = begun.map_err(|error| self.not_started(&error))?;
         if let Err(failure) = self.outside.give_to(launched.pid) {
             launched.abandon();
             return Err(failure);
         }
         let launched = launched.until_ready();
-        let launched = launched.map_err(|error| not_started(&error))?;
+        let launched = launched.map_err(|error| self.not_started(&error))?;
         self.cgroup.manager.settle(&self.cgroup.path);
         Ok(launched)
+    }
+
+    /// What the process cannot know of its own failure, its limits say. In runc's words.
+    fn not_started(&self, error: &LaunchError) -> Failure {
+        let mut failure = not_started(error);
+        let Cgroup { manager, path } = &self.cgroup;
+        if manager.summary(path).is_ok_and(|now| now.oom_kills > 0) {
+            failure.message += ": container init was OOM-killed (memory limit too low?)";
+        }
+        let pinned = self.limits.cpu.cpus.is_some() && error.errno == libc::EPERM;
+        if pinned && error.step == Step::Scheduler {
+            failure.message += ": process scheduler can't be used together with AllowedCPUs \
+                                (linux.resources.cpu.cpus)";
+        }
+        failure
     }
 
     /// Everything that others find the container by.

@@ -60,7 +60,7 @@ fn start(
     inherited.add_to(&mut plan);
     oci::keep_possible_ambient(&mut plan, &mut notes);
     notes.iter().for_each(|note| context.log.warn(note));
-    context.log.debug(|| "launching".to_owned());
+    context.log.launching(&plan);
     plan.session_keyring = record.keyring.clone();
     let signals = match options.detach {
         true => None,
@@ -146,7 +146,11 @@ fn process(spec: &Spec, options: &Exec, notes: &mut Vec<String>) -> Outcome<Proc
         user.set_additional_gids(Some(groups));
     }
     process.set_user(user);
-    add_capabilities(&mut process, &options.cap)?;
+    let (known, unknown): (Vec<_>, Vec<_>) = options.cap.iter().cloned().partition(is_known);
+    if !unknown.is_empty() {
+        notes.push(config::without_capabilities(&unknown));
+    }
+    add_capabilities(&mut process, &known)?;
     Ok(process)
 }
 
@@ -161,6 +165,10 @@ fn uid_and_gid(text: &str) -> Outcome<(u32, Option<u32>)> {
         parsed.attempt(format_args!("--user {text:?} is not uid[:gid]"))
     };
     Ok((number(uid)?, gid.map(number).transpose()?))
+}
+
+fn is_known(name: &String) -> bool {
+    oci::capability::bit(name).is_some()
 }
 
 fn add_capabilities(process: &mut Process, names: &[String]) -> Outcome<()> {

@@ -4,6 +4,8 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use shim::plan::ProcessPlan;
+
 use super::args::{Global, LogFormat};
 
 #[derive(Debug)]
@@ -38,6 +40,19 @@ impl Log {
         if self.debug {
             self.write("debug", &message());
         }
+    }
+
+    /// What a new process gets that it cannot show itself.
+    pub(super) fn launching(&self, process: &ProcessPlan) {
+        if let Some(filter) = &process.seccomp {
+            let listener = match filter.listener {
+                Some(_) => libc::SECCOMP_FILTER_FLAG_NEW_LISTENER,
+                None => 0,
+            };
+            let flags = libc::c_ulong::from(filter.flags) | listener;
+            self.debug(|| format!("seccomp filter flags: {flags}"));
+        }
+        self.debug(|| "launching".to_owned());
     }
 
     /// The file is opened for each message: most commands have none.

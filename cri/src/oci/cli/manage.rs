@@ -31,10 +31,13 @@ impl Context {
 pub(super) fn start(context: &Context, id: &str) -> Outcome {
     let store = &context.store;
     let record = store.load(id)?;
-    match store.status(&record) {
+    match context.status(&record)? {
         Status::Created => {}
         Status::Stopped => return Err(Failure::new("cannot start a container that has stopped")),
-        _ => return Err(Failure::new("cannot start an already running container")),
+        Status::Paused => {
+            return Err(Failure::new("cannot start a container in the paused state"));
+        }
+        Status::Running => return Err(Failure::new("cannot start an already running container")),
     }
     let notify = Notify::of_environment(&store.dir(id))
         .map(Notify::listen)
@@ -142,9 +145,9 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Outcome {
         }
         return Err(no_such_container());
     };
-    let status = context.store.status(&record);
-    if status == Status::Running && !force {
-        let status = context.status(&record)?.name();
+    let status = context.status(&record)?;
+    if matches!(status, Status::Running | Status::Paused) && !force {
+        let status = status.name();
         let message = format!("cannot delete container {id} that is not stopped: {status}");
         return Err(Failure::new(message));
     }
@@ -153,7 +156,7 @@ pub(super) fn delete(context: &Context, id: &str, force: bool) -> Outcome {
     {
         // Fails only when it has just ended.
         let _ = sys::pidfd_send_signal(process.as_fd(), libc::SIGKILL);
-        if status == Status::Running {
+        if status == Status::Paused {
             thaw_for_death(&record)?;
         }
         wait_for_end(process.as_fd())?;

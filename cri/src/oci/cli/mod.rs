@@ -30,7 +30,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use args::{Cli, Command, Global, Rootless};
-use clap::Parser;
+use clap::{CommandFactory as _, Parser as _};
 use log::Log;
 use store::Store;
 
@@ -109,11 +109,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no failures. Nothing can be done if the stream is closed.
-            let _ = error.print();
-            return ExitCode::from(u8::from(error.use_stderr()));
-        }
+        Err(error) => return not_parsed(&error),
     };
     let log = Log::new(&cli.global);
     match context(cli.global).and_then(|context| run(&context, cli.command)) {
@@ -123,6 +119,26 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// As runc: help, also for want of a verb, is no failure, and a verb that is none has a code of its own.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    /// runc's code for a verb that is none.
+    const NO_SUCH_VERB: u8 = 3;
+    use clap::error::{ContextKind, ErrorKind};
+    let (said, code) = match (error.kind(), error.get(ContextKind::InvalidSubcommand)) {
+        (ErrorKind::InvalidSubcommand, Some(verb)) => {
+            eprintln!("podwright oci: No help topic for '{verb}'");
+            return ExitCode::from(NO_SUCH_VERB);
+        }
+        (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand, _) => {
+            (Cli::command().print_help(), 0)
+        }
+        _ => (error.print(), u8::from(error.use_stderr())),
+    };
+    // Nothing can be done if the stream is closed.
+    drop(said);
+    ExitCode::from(code)
 }
 
 fn context(global: Global) -> Outcome<Context> {

@@ -110,14 +110,22 @@ impl Store {
         self.dir(id).join(FIFO)
     }
 
+    /// # Errors
+    /// In runc's words, when the id has a container.
+    pub(super) fn check_free(&self, id: &str) -> Outcome<()> {
+        check_id(id)?;
+        match self.dir(id).exists() {
+            true => Err(taken()),
+            false => Ok(()),
+        }
+    }
+
     /// Reserves an id.
     pub(super) fn reserve(&self, id: &str) -> Outcome<()> {
         check_id(id)?;
         make_private(&self.root, true).attempt(format_args!("creating {}", self.root.display()))?;
         match make_private(&self.dir(id), false) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                Err(Failure::new("container with given ID already exists"))
-            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(taken()),
             other => other.attempt(format_args!("creating {}", self.dir(id).display())),
         }
     }
@@ -255,6 +263,11 @@ impl Store {
     }
 }
 
+/// podman and containerd look for these words.
+fn taken() -> Failure {
+    Failure::new("container with given ID already exists")
+}
+
 /// containerd looks for these words.
 pub(super) fn no_such_container() -> Failure {
     Failure::new("container does not exist")
@@ -337,8 +350,11 @@ fn make_private(dir: &Path, recursive: bool) -> std::io::Result<()> {
 
 /// runc's rule for ids, which also keeps them within the root.
 pub(super) fn check_id(id: &str) -> Outcome<()> {
+    if id.is_empty() {
+        return Err(Failure::new("container id cannot be empty"));
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || "_+-.".contains(c);
-    match id.is_empty() || id.starts_with('.') || !id.chars().all(plain) || id.len() > 1024 {
+    match id.starts_with('.') || !id.chars().all(plain) || id.len() > 1024 {
         true => Err(Failure::new("invalid container ID format")),
         false => Ok(()),
     }

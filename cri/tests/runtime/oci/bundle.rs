@@ -68,6 +68,11 @@ fn a_config_that_is_wrong_is_named_by_field() {
             "config.json: linux.cgroupsPath: ",
         ),
         (
+            "/process/oomScoreAdj",
+            json!(-2000),
+            "config.json: process.oomScoreAdj is invalid: -2000",
+        ),
+        (
             "/process/rlimits",
             json!([{"type": "RLIMIT_X"}]),
             "config.json: process.rlimits[0].type",
@@ -103,6 +108,32 @@ fn a_config_that_is_no_json_is_named_by_line_and_column() {
     let said = bundle.refused(1, &["create", "-b", "/no/such/bundle", &bundle.id]);
     assert!(
         said.contains("/no/such/bundle: no such file or directory"),
+        "{said}"
+    );
+    bundle.nothing_left();
+}
+
+/// What the process could not say of itself, its limits do.
+#[test]
+fn limits_that_no_process_can_live_with_are_said() {
+    let resources = |resources| [("/linux/resources", resources)];
+    let bundle = Bundle::new("true", &resources(json!({"memory": {"limit": 10}})));
+    let said = bundle.refused(1, &["create", "-b", bundle.bundle(), &bundle.id]);
+    assert!(
+        said.contains("OOM-killed (memory limit too low?)")
+            || said.contains("unable to set memory limit"),
+        "{said}"
+    );
+    bundle.nothing_left();
+    let deadline = json!({"policy": "SCHED_DEADLINE", "runtime": 42_000, "deadline": 1_000_000, "period": 1_000_000});
+    let mut changes = resources(json!({"cpu": {"cpus": "0"}})).to_vec();
+    changes.push(("/process/scheduler", deadline));
+    let bundle = Bundle::new("true", &changes);
+    let said = bundle.refused(1, &["create", "-b", bundle.bundle(), &bundle.id]);
+    // Where there is one processor, its number is no restriction.
+    let one = std::thread::available_parallelism().is_ok_and(|count| count.get() == 1);
+    assert!(
+        one || said.contains("used together with AllowedCPUs"),
         "{said}"
     );
     bundle.nothing_left();
@@ -144,7 +175,8 @@ fn a_cgroup_that_is_in_use_is_not_taken() {
 
 #[test]
 fn the_log_gets_what_is_said() {
-    let bundle = Bundle::new("true", &[]);
+    let filter = json!({"defaultAction": "SCMP_ACT_ALLOW"});
+    let bundle = Bundle::new("true", &[("/linux/seccomp", filter)]);
     let log = bundle.path("log");
     let log_text = log.to_str().expect("utf-8");
     let run = |format: &str| {
@@ -162,7 +194,11 @@ fn the_log_gets_what_is_said() {
         std::fs::remove_file(&log).expect("removes");
         text
     };
-    assert!(run("text").contains("level=debug msg=\"launching\""));
+    let text = run("text");
+    assert!(text.contains("level=debug msg=\"launching\""), "{text}");
+    // SECCOMP_FILTER_FLAG_SPEC_ALLOW, which is what no flags at all stand for.
+    let flags = "level=debug msg=\"seccomp filter flags: 4\"";
+    assert!(text.contains(flags), "{text}");
     let text = run("json");
     let line: Value = serde_json::from_str(text.lines().next().expect("a line")).expect("json");
     assert_eq!(line["level"], "debug");

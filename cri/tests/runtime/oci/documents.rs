@@ -69,3 +69,19 @@ fn help_is_as_it_was() {
     }
     assert_eq!(help, include_str!("help.txt"));
 }
+
+#[test]
+fn help_is_no_failure_and_a_verb_that_is_none_has_a_code() {
+    let bundle = Bundle::new("true", &[]);
+    for help in [&[][..], &["-h"], &["run", "--help"], &["checkpoint", "-h"]] {
+        let said = bundle.ok(help);
+        assert!(said.contains("Usage: podwright oci"), "{help:?}: {said}");
+    }
+    let said = bundle.refused(3, &["nosuch", "-h"]);
+    assert!(said.contains("No help topic for 'nosuch'"), "{said}");
+    for verb in ["checkpoint", "restore"] {
+        let said = bundle.refused(1, &[verb, "--image-path", "x", &bundle.id]);
+        assert!(said.contains(&format!("{verb} is not supported")), "{said}");
+    }
+    bundle.refused(1, &["run", "--nosuch", &bundle.id]);
+}

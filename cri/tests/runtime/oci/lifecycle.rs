@@ -96,12 +96,14 @@ fn a_running_container_is_deleted_by_force_only() {
 fn an_id_is_taken_once_and_has_a_form() {
     let bundle = Bundle::new("sleep 1000", &[]).started();
     let said = bundle.refused(1, &["create", "-b", bundle.bundle(), &bundle.id]);
-    assert!(said.contains("container's cgroup is not empty"), "{said}");
+    assert!(said.contains("given ID already exists"), "{said}");
     bundle.ok(&["kill", &bundle.id, "9"]);
     bundle.until("stopped");
     let said = bundle.refused(1, &["create", "-b", bundle.bundle(), &bundle.id]);
     assert!(said.contains("given ID already exists"), "{said}");
     assert_eq!(bundle.status(), "stopped", "the first one is still there");
+    let said = bundle.refused(1, &["create", "-b", bundle.bundle(), ""]);
+    assert!(said.contains("container id cannot be empty"), "{said}");
     for id in ["a/b", "..", "a b", "ä"] {
         let said = bundle.refused(1, &["create", "-b", bundle.bundle(), id]);
         assert!(said.contains("invalid container ID format"), "{said}");

@@ -39,3 +39,17 @@ fn a_paused_container_can_be_killed_and_deleted() {
     bundle.ok(&["delete", "--force", &bundle.id]);
     bundle.nothing_left();
 }
+
+#[test]
+fn a_container_that_is_paused_before_it_starts_can_be_deleted() {
+    let bundle = Bundle::new("sleep 1000", &[]);
+    bundle.ok(&["create", "-b", bundle.bundle(), &bundle.id]);
+    bundle.ok(&["pause", &bundle.id]);
+    assert_eq!(bundle.status(), "paused");
+    let said = bundle.refused(1, &["start", &bundle.id]);
+    assert!(said.contains("in the paused state"), "{said}");
+    let said = bundle.refused(1, &["delete", &bundle.id]);
+    assert!(said.contains("not stopped: paused"), "{said}");
+    bundle.ok(&["delete", "--force", &bundle.id]);
+    bundle.nothing_left();
+}
