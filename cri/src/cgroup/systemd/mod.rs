@@ -59,7 +59,7 @@ pub fn systemd(
     };
     let files: Box<dyn Manager> = match root.join("cgroup.controllers").exists() {
         true => Box::new(Unified::new(root)),
-        false => Box::new(Legacy::with_named(root).ok_or_else(no_hierarchy)?),
+        false => Box::new(Legacy::new(root).ok_or_else(no_hierarchy)?),
     };
     Ok(Arc::new(Systemd {
         files,

@@ -19,9 +19,11 @@ use super::oom::OomWatch;
 use super::v2::Unified;
 use super::{CgroupError, CgroupPath, Limits, Manager, Stats, Summary};
 
-const CONTROLLERS: [&str; 12] = [
+/// By controller. The last has none: by it systemd tells whose a process is, and ends those of a unit
+/// that it stops. As with runc, a container is its own there, and no longer the caller's.
+const TREES: [&str; 13] = [
     "cpu", "cpuacct", "cpuset", "memory", "pids", "devices", "freezer", "blkio", "hugetlb",
-    "net_cls", "net_prio", "rdma",
+    "net_cls", "net_prio", "rdma", "systemd",
 ];
 
 #[derive(Debug)]
@@ -36,19 +38,8 @@ pub(super) struct Legacy {
 impl Legacy {
     /// `None` when none of the controllers that limits need is mounted below `root`.
     pub(super) fn new(root: &Path) -> Option<Legacy> {
-        Legacy::of(root, &CONTROLLERS)
-    }
-
-    /// With systemd's own tree, which has no controller: by it systemd tells whose a process is.
-    pub(super) fn with_named(root: &Path) -> Option<Legacy> {
-        let mut trees = CONTROLLERS.to_vec();
-        trees.push("systemd");
-        Legacy::of(root, &trees)
-    }
-
-    fn of(root: &Path, trees: &[&'static str]) -> Option<Legacy> {
         let mut mounts = Vec::new();
-        for controller in trees.iter().copied() {
+        for controller in TREES {
             // `cpu` may be a link to `cpu,cpuacct`: the real name is what others see.
             let dir = root.join(controller);
             let dir = match std::fs::read_link(&dir) {

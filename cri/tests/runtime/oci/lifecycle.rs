@@ -47,6 +47,29 @@ fn a_container_lives_through_all_its_states() {
     bundle.ok(&["delete", "--force", &bundle.id]);
 }
 
+/// Also in the tree without a controller by which systemd ends what belongs to a unit: the caller's.
+#[test]
+fn a_container_is_its_own_in_every_tree_of_cgroups() {
+    let bundle = Bundle::new("sleep 1000", &[]).started();
+    let pid = bundle.state()["pid"].to_string();
+    let below = std::fs::read_dir("/sys/fs/cgroup").expect("lists");
+    let trees = below.flatten().map(|entry| entry.path());
+    let mut count = 0;
+    for tree in trees.chain(["/sys/fs/cgroup".into()]) {
+        let is_tree = |parent: &Path| parent.join("cgroup.procs").exists();
+        // Of a directory below, only what is a mount of its own.
+        if !is_tree(&tree) || tree.parent().is_some_and(is_tree) {
+            continue;
+        }
+        let procs = tree.join(&bundle.id).join("cgroup.procs");
+        let pids = std::fs::read_to_string(&procs);
+        let pids = pids.unwrap_or_else(|error| panic!("{}: {error}", procs.display()));
+        assert!(pids.lines().any(|line| line == pid), "{}", procs.display());
+        count += 1;
+    }
+    assert!(count > 0);
+}
+
 #[test]
 fn a_created_container_is_deleted_without_force() {
     let bundle = Bundle::new("sleep 1000", &[]);
