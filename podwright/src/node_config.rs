@@ -363,6 +363,7 @@ impl NodeFlags {
             },
             cluster: cidr::list(cluster).context("cluster-cidr")?,
             bridge: link("bridge", &self.bridge, "pw0")?,
+            nft_table: self.nft_table.clone().unwrap_or_else(|| "podwright".into()),
         })
     }
 
@@ -422,7 +423,7 @@ impl NodeFlags {
                 .cluster_domain
                 .unwrap_or_else(|| "cluster.local".into()),
             bridge: overlay.bridge.clone(),
-            nft_table: self.nft_table.unwrap_or_else(|| "podwright".into()),
+            nft_table: overlay.nft_table.clone(),
             cni_conf_dir: absolute("cni-conf-dir", self.cni_conf_dir, "/etc/cni/net.d")?,
             cni_bin_dir: absolute("cni-bin-dir", self.cni_bin_dir, "/opt/cni/bin")?,
             registries_dir: absolute(

@@ -148,6 +148,7 @@ fn by_podwright(dir: &Path, nodes: &[Netns; 2]) -> Result<[Pod; 3]> {
         wireguard: WireGuard::usual(dir.join("keys")),
         cluster: cni::cidr::list(PODS)?,
         bridge: "pw0".into(),
+        nft_table: "pwbench".into(),
     };
     let all = [own(1)?, own(2)?];
     for (index, node) in nodes.iter().enumerate() {

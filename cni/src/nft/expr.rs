@@ -181,6 +181,8 @@ pub enum Expr {
     },
     /// Translate the source to the address of the outgoing link.
     Masquerade,
+    /// Keep the packet from connection tracking, which comes later.
+    Untracked,
     /// Refuse the packet.
     Reject(Reject),
     /// Have the kernel tell what becomes of the packet from here on ([`super::Tracer`]).

@@ -4,8 +4,8 @@
 //!
 //! A [`Transaction`] is plain data. It can be printed (its `Display` is close to what nft(8)
 //! prints), interpreted in a test, or given to a [`Socket`]. The
-//! owner of a table knows what it put there, so nothing lists a ruleset but [`Socket::rules`], for
-//! people.
+//! owner of a table knows what it put there, so nothing lists a large ruleset; [`Socket::rules`] is for
+//! people, and for tables of few rules.
 
 mod encode;
 mod expr;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The rules of a table as the kernel has them, for people to look at. Nothing that works depends on
-//! it: the owner of a table knows what it put there.
+//! The rules of a table as the kernel has them: for people to look at, and for tables of few rules.
 
 use super::{Family, NftError, Socket, query};
 use crate::netlink::{Attributes, text};
@@ -22,7 +21,7 @@ pub struct RuleInfo {
 
 impl Socket {
     /// The rules of a table, in the order of chains and rules. None when the table is not there.
-    /// Lists the whole table, so this is for people only.
+    /// It takes as long as there are rules, which for most tables only people can wait for.
     pub fn rules(&mut self, family: Family, table: &str) -> Result<Vec<RuleInfo>, NftError> {
         let seq = self.socket.take_seqs(1);
         let bytes = query::list_rules(family, table, seq);

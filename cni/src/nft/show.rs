@@ -180,6 +180,7 @@ impl fmt::Display for Expr {
             Expr::Random { modulus, dreg } => write!(f, "r{}=random({modulus})", dreg.0),
             Expr::Nat { addr, port, .. } => write!(f, "dnat r{} r{}", addr.0, port.0),
             Expr::Masquerade => f.write_str("masquerade"),
+            Expr::Untracked => f.write_str("notrack"),
             Expr::Trace => f.write_str("trace"),
             Expr::Reject(how) => write!(f, "reject({how:?})"),
             Expr::Verdict(verdict) => write!(f, "{verdict}"),

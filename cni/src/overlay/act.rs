@@ -68,8 +68,12 @@ pub(super) fn perform(route: &mut Route, step: &Step) -> Result<(), LinkError> {
         Step::DeleteLink(index, _) => return route.delete(*index),
         Step::SetUp(index) => return route.set_up(*index),
         Step::DeleteRoute(path) => return delete_route(route, path),
-        // Without a tunnel nobody decides these.
-        Step::SetKey(..) | Step::SetSocket(..) | Step::SetPeer(..) | Step::DeletePeer(..) => {
+        // Not rtnetlink's: without a tunnel nobody decides the first four.
+        Step::SetUntracked(_)
+        | Step::SetKey(..)
+        | Step::SetSocket(..)
+        | Step::SetPeer(..)
+        | Step::DeletePeer(..) => {
             return Ok(());
         }
         Step::AddVxlan(spec) => (NEW, Request::NewLink(messages::new_vxlan(spec))),

@@ -115,6 +115,7 @@ mod tests {
             wireguard: WireGuard::usual("/nonexistent"),
             cluster: Vec::new(),
             bridge: "pw0".into(),
+            nft_table: "podwright".into(),
         };
         let own = Own {
             name: "a".into(),

@@ -9,8 +9,8 @@ use super::model::{
     Backend, Decision, ForwardEntry, Mac, Neighbour, Own, PathRoute, Peer, Problem, Seen, SeenLink,
     Settings, Step, VxlanSpec,
 };
-use super::mtu;
 use super::wireguard::{self, PublicKey};
+use super::{mtu, untracked};
 use crate::cidr::Cidr;
 
 /// The steps that lead from what was seen to what is wanted, and what stands in their way. Whoever
@@ -26,6 +26,7 @@ pub fn decide(settings: &Settings, own: &Own, peers: &[Peer], seen: &Seen) -> De
         work.decision.told.clone_from(&seen.told);
     }
     work.no_other_link();
+    work.untracked();
     let link = match settings.backend {
         Backend::Vxlan => work.vxlan_link(),
         Backend::WireGuard => work.wireguard_link(),
@@ -184,6 +185,14 @@ impl Work<'_> {
                 let step = Step::DeleteLink(link.index, "another back end is used");
                 self.step(step);
             }
+        }
+    }
+
+    /// What is around pods' packets is not tracked.
+    fn untracked(&mut self) {
+        let port = (self.settings.backend == Backend::Vxlan).then_some(self.settings.port);
+        if self.seen.untracked != port.map(untracked::chains).unwrap_or_default() {
+            self.step(Step::SetUntracked(port));
         }
     }
 

@@ -28,6 +28,7 @@ fn settings(backend: Backend) -> Settings {
         wireguard: WireGuard::usual("/nonexistent"),
         cluster: vec![cidr("10.42.0.0/16"), cidr("fd42::/48")],
         bridge: "pw0".into(),
+        nft_table: "podwright".into(),
     }
 }
 
@@ -99,6 +100,9 @@ fn carry_out(seen: &mut Seen, step: &Step) {
             seen.routes.retain(|r| r.link != *index);
             seen.neighbours.clear();
             seen.forward.clear();
+        }
+        Step::SetUntracked(port) => {
+            seen.untracked = port.map(untracked::chains).unwrap_or_default();
         }
         Step::AddVxlan(spec) => {
             seen.own = Some(SeenLink {
@@ -288,6 +292,7 @@ fn whatever_is_taken_away_comes_back_alone() {
         link.vxlan.as_mut().expect("parameters").learning = true;
     };
     check("no learning", &learning, 2);
+    check("a rule", &|s| drop(s.untracked.pop()), 1);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Looks at the kernel and carries out steps, over rtnetlink and WireGuard's generic netlink.
+//! Looks at the kernel and carries out steps, over rtnetlink, nftables and WireGuard's generic netlink.
 
 use std::io;
 use std::net::IpAddr;
@@ -9,8 +9,10 @@ use super::act::{delete_route, is_done, perform, quiet, words};
 use super::look::{look, named, own_routes, uplink};
 use super::model::{Backend, Own, Peer, Problem, Seen, SeenLink, Settings, Step};
 use super::wireguard::{self, Tunnel};
-use super::{Announcement, decide, mtu};
+use super::{Announcement, decide, mtu, untracked};
+use crate::chain;
 use crate::link::{LinkError, Route};
+use crate::nft::{self, NftError};
 
 /// How often steps are decided anew within one call: make the link, fill it, see that it is done.
 const ROUNDS: usize = 4;
@@ -24,6 +26,9 @@ pub enum OverlayError {
     /// The kernel did not say what it has, or did not let go of it.
     #[error("the network between nodes")]
     Link(#[from] LinkError),
+    /// The same of the rules for encapsulated packets.
+    #[error("the rules for packets between nodes")]
+    Rules(#[from] NftError),
     /// The kernel makes no WireGuard link.
     #[error(
         "the kernel has no WireGuard: modprobe wireguard, or use a kernel with CONFIG_WIREGUARD, or another --network-backend"
@@ -62,15 +67,17 @@ pub struct Report {
 pub struct Kernel {
     settings: Settings,
     route: Route,
+    rules: nft::Socket,
     /// With WireGuard.
     tunnel: Option<Tunnel>,
 }
 
 impl Kernel {
-    /// Open a socket. Changes nothing yet in the kernel. With WireGuard this node's key is read, or
+    /// Open its sockets. Changes nothing yet in the kernel. With WireGuard this node's key is read, or
     /// made if there is none; without it, keys that were left behind are removed.
     pub fn open(settings: Settings) -> Result<Kernel, OverlayError> {
         let route = Route::open_filtering().map_err(OverlayError::Socket)?;
+        let rules = nft::Socket::open().map_err(OverlayError::Socket)?;
         let tunnel = if settings.backend == Backend::WireGuard {
             Some(Tunnel::open(&settings.wireguard)?)
         } else {
@@ -80,6 +87,7 @@ impl Kernel {
         Ok(Kernel {
             settings,
             route,
+            rules,
             tunnel,
         })
     }
@@ -145,8 +153,9 @@ impl Kernel {
 }
 
 impl Kernel {
-    fn look(&mut self, own: &Own) -> Result<Seen, LinkError> {
+    fn look(&mut self, own: &Own) -> Result<Seen, OverlayError> {
         let mut seen = look(&mut self.route, &self.settings, own)?;
+        seen.untracked = untracked::look(&mut self.rules, &self.settings)?;
         if let Some(tunnel) = &mut self.tunnel {
             seen.told.clone_from(&tunnel.told);
             let is_one = |link: &&SeenLink| link.kind == super::decide::WIREGUARD;
@@ -190,6 +199,10 @@ impl Kernel {
 
     fn perform(&mut self, steps: &[Step]) -> Result<(), String> {
         let step = &steps[0];
+        if let Step::SetUntracked(port) = step {
+            return untracked::set(&mut self.rules, &self.settings, *port)
+                .map_err(|error| chain(&error));
+        }
         let acted = match &mut self.tunnel {
             Some(tunnel) if Tunnel::takes(steps) > 0 => tunnel.act(steps),
             _ => perform(&mut self.route, step),
@@ -235,7 +248,7 @@ pub fn supported(backend: Backend) -> Result<(), OverlayError> {
     }
 }
 
-/// Remove the links, every route of ours from the network namespace of the calling thread, and this
+/// Remove the links, the rules and every route of ours from the network namespace of the calling thread, and this
 /// node's keys. Idempotent. Blocks for some milliseconds.
 pub fn cleanup(settings: &Settings) -> Result<(), OverlayError> {
     let mut route = Route::open_filtering().map_err(OverlayError::Socket)?;
@@ -250,5 +263,7 @@ pub fn cleanup(settings: &Settings) -> Result<(), OverlayError> {
             route.delete(link.index)?;
         }
     }
+    let mut rules = nft::Socket::open().map_err(OverlayError::Socket)?;
+    untracked::set(&mut rules, settings, None)?;
     wireguard::remove_keys(&settings.wireguard.key_dir)
 }

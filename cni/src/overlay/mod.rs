@@ -4,11 +4,11 @@
 //! Each node has ranges of pod addresses and addresses of its own. For every other node there is a
 //! route to its ranges: through a VXLAN link, through a WireGuard link, or straight to its address
 //! ([`Backend`]). [`decide()`] is pure: what is wanted and what the kernel has give the [`Step`]s
-//! between them. [`Kernel`] looks and acts, over rtnetlink. Calling [`Kernel::sync`] again and again
+//! between them. [`Kernel`] looks and acts, over netlink. Calling [`Kernel::sync`] again and again
 //! keeps it so, whatever somebody else does.
 //!
 //! What is ours is known without a memory: the link by its name, neighbours, forwarding entries and
-//! WireGuard's peers by the link, routes by their protocol ([`ROUTE_PROTOCOL`]). Nothing else is touched. Who the
+//! WireGuard's peers by the link, rules by their table, routes by their protocol ([`ROUTE_PROTOCOL`]). Nothing else is touched. Who the
 //! other nodes are is not known here; `proxy` learns it from the API.
 
 mod act;
@@ -19,6 +19,7 @@ mod look;
 mod messages;
 mod model;
 mod mtu;
+mod untracked;
 mod wireguard;
 
 pub use announce::{Announcement, mac_of};

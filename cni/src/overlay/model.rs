@@ -77,6 +77,8 @@ pub struct Settings {
     pub cluster: Vec<Cidr>,
     /// Bridge of this node's pods; its MTU follows that of pods.
     pub bridge: String,
+    /// nftables table of the node's Services; the overlay's is called after it: `<table>-overlay`.
+    pub nft_table: String,
 }
 
 impl Settings {
@@ -255,6 +257,8 @@ pub struct Seen {
     pub neighbours: Vec<Neighbour>,
     /// Forwarding entries of the VXLAN link. `mac` is all zero for one that floods.
     pub forward: Vec<ForwardEntry>,
+    /// Chains with the rules that keep encapsulated packets from being tracked.
+    pub untracked: Vec<String>,
 }
 
 /// One change. A step that finds it done already succeeds.
@@ -292,6 +296,8 @@ pub enum Step {
     SetForward(u32, ForwardEntry),
     /// Forget.
     DeleteForward(u32, ForwardEntry),
+    /// Keep packets to this UDP port from being tracked; `None`: no packets.
+    SetUntracked(Option<u16>),
     /// Add; fails when somebody else has a route there.
     AddRoute(PathRoute),
     /// Take one of ours away.
@@ -323,6 +329,10 @@ impl fmt::Display for Step {
             Step::DeleteNeighbour(_, n) => write!(f, "forget neighbour {}", n.address),
             Step::SetForward(_, e) => write!(f, "{} is at {}", e.mac, e.node),
             Step::DeleteForward(_, e) => write!(f, "forget {} at {}", e.mac, e.node),
+            Step::SetUntracked(Some(port)) => {
+                write!(f, "keep packets to UDP port {port} from being tracked")
+            }
+            Step::SetUntracked(None) => f.write_str("let all packets be tracked"),
             Step::AddRoute(route) => write!(f, "add route {route}"),
             Step::DeleteRoute(route) => write!(f, "delete route {route}"),
         }

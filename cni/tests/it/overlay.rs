@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cni::cidr::Cidr;
-use cni::netns;
 use cni::overlay::{
     self, Announcement, Backend, Kernel, OverlayError, Own, Peer, PublicKey, PublicKeys, Report,
     Settings, WireGuard,
 };
+use cni::{conntrack, netns};
 
 use crate::host::{at, inside, report};
 use crate::place::{Dir, ask_udp, in_new_host, run, serve_udp};
@@ -33,6 +33,7 @@ pub(crate) fn settings(backend: Backend) -> Settings {
         },
         cluster: vec![cidr("10.42.0.0/16"), cidr("fd42::/48")],
         bridge: "pwt0".into(),
+        nft_table: "pwt".into(),
     }
 }
 
@@ -144,6 +145,32 @@ fn udp_keeps_its_source(nodes: &[Node]) {
     }
 }
 
+/// The kernel tracks connections where a rule asks for it.
+fn track(node: &Node) {
+    inside(&node.netns, || {
+        run("nft", &["add table inet others"]);
+        run(
+            "nft",
+            &["add chain inet others news { type filter hook forward priority 0 ; }"],
+        );
+        run("nft", &["add rule inet others news ct state new accept"])
+    });
+}
+
+/// After pings through the overlay. Forgets them.
+fn only_what_is_inside_is_tracked(node: &Node) {
+    const ICMP: u8 = 1;
+    let forget = |wanted: fn(&conntrack::Flow) -> bool| {
+        inside(&node.netns, || conntrack::delete(wanted)).expect("a list")
+    };
+    let around = forget(|flow| flow.original.dport == Settings::PORT);
+    let inside = forget(|flow| flow.original.protocol == ICMP);
+    assert!(
+        around == 0 && inside > 0,
+        "{around} around, {inside} inside"
+    );
+}
+
 pub(crate) fn ip(node: &Node, text: &str) -> String {
     inside(&node.netns, || {
         run("ip", &text.split(' ').collect::<Vec<_>>())
@@ -157,6 +184,8 @@ pub(crate) fn traces(node: &Node) -> String {
         for kind in ["vxlan", "wireguard"] {
             text.push_str(&run("ip", &["-o", "link", "show", "type", kind]));
         }
+        let tables = run("nft", &["list", "tables"]);
+        text.extend(tables.lines().filter(|table| table.contains("pwt")));
         for family in ["-4", "-6"] {
             let list = ["route", "show", "table", "all", "proto", "112"];
             text.push_str(&run("ip", &[&[family], &list[..]].concat()));
@@ -170,9 +199,11 @@ fn vxlan_joins_nodes_in_both_families_and_heals() {
     in_new_host(|| {
         let dir = Dir::new();
         let (mut nodes, settings) = (nodes(dir.path()), settings(Backend::Vxlan));
+        nodes.iter().for_each(track);
         sync_all(&settings, &nodes);
         all_reach_all(&nodes);
         udp_keeps_its_source(&nodes);
+        nodes.iter().for_each(only_what_is_inside_is_tracked);
         let seen = ip(&nodes[0], "-d link show pwt-vxlan");
         for expected in ["mtu 1450", "vxlan id 77", "dstport 8472", "nolearning"] {
             assert!(seen.contains(expected), "{seen}");
@@ -199,6 +230,14 @@ fn vxlan_joins_nodes_in_both_families_and_heals() {
             assert_eq!(sync(&settings, &nodes, 0).problems, [], "{damage}");
             assert_eq!(sync(&settings, &nodes, 0), Report::default(), "{damage}");
             all_reach_all(&nodes);
+        }
+        for damage in ["flush", "delete"] {
+            let nft = || run("nft", &[damage, "table", "inet", "pwt-overlay"]);
+            inside(&nodes[0].netns, nft);
+            assert_eq!(sync(&settings, &nodes, 0).done.len(), 1, "{damage}");
+            assert_eq!(sync(&settings, &nodes, 0), Report::default(), "{damage}");
+            all_reach_all(&nodes);
+            only_what_is_inside_is_tracked(&nodes[0]);
         }
         assert!(
             ip(&nodes[0], "route").contains("10.99.0.0/24"),

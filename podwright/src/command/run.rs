@@ -102,6 +102,7 @@ impl Place {
             // The node's network to others is not this one's to make or to remove.
             overlay: cni::overlay::Settings {
                 backend: cni::overlay::Backend::None,
+                nft_table: NFT_TABLE.into(),
                 ..node.overlay.clone()
             },
             healthz_port: 0,

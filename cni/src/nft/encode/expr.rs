@@ -175,6 +175,9 @@ fn expression_body(to: PushExprAttrs<&mut Vec<u8>>, expr: &Expr) {
         Expr::Masquerade => {
             to.push_name(c"masq");
         }
+        Expr::Untracked => {
+            to.push_name(c"notrack");
+        }
         Expr::Trace => unreachable!("it is two of the kernel's expressions"),
         Expr::Reject(how) => {
             let (kind, code) = match how {
