@@ -2,6 +2,7 @@
 //! `podwright run`: pods with no control plane.
 
 use anyhow::Result;
+use serde_json::Value;
 use tests::TestHost;
 use tests::host::output_of;
 use tests::pods::script_pod;
@@ -41,5 +42,19 @@ fn run_refuses_a_bad_manifest_before_it_starts_anything() -> Result<()> {
         said.contains("pod.yaml") && said.contains("spec.hots"),
         "{said}"
     );
+    host.down()
+}
+
+#[test]
+fn run_says_why_a_pod_was_refused() -> Result<()> {
+    let host = TestHost::new()?;
+    let mut pod: Value = serde_json::from_str(&script_pod("job", "Never", "true"))?;
+    pod["spec"]["runtimeClassName"] = "c".into();
+    let file = host.write("pod.yaml", &pod.to_string())?;
+    let output = output_of(&mut host.podwright(&["run", "-f", &file]))?;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let why = "spec.runtimeClassName without an API server is not supported by this kubelet";
+    assert!(said.contains(why), "{said}");
     host.down()
 }

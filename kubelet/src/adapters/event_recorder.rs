@@ -38,6 +38,7 @@ struct Record {
 #[derive(Debug, Clone)]
 pub struct Recorder {
     queue: mpsc::Sender<Record>,
+    log_only: bool,
 }
 
 /// The writing half.
@@ -52,6 +53,10 @@ pub struct Writer {
 /// Both halves. Without a client, events go to the log only.
 pub fn recorder(client: Option<Client>, node_name: String) -> (Recorder, Writer) {
     let (sender, receiver) = mpsc::channel(QUEUE);
+    let recorder = Recorder {
+        queue: sender,
+        log_only: client.is_none(),
+    };
     let writer = Writer {
         queue: receiver,
         client,
@@ -59,18 +64,18 @@ pub fn recorder(client: Option<Client>, node_name: String) -> (Recorder, Writer)
         known: HashMap::new(),
         buckets: HashMap::new(),
     };
-    (Recorder { queue: sender }, writer)
+    (recorder, writer)
 }
 
 impl Events for Recorder {
     fn record(&self, about: ObjectReference, kind: EventType, reason: &str, message: String) {
-        tracing::info!(
-            object = about.name.as_deref().unwrap_or_default(),
-            kind = kind.as_str(),
-            reason,
-            message,
-            "event"
-        );
+        let object = about.name.as_deref().unwrap_or_default();
+        // Where the log is all there is, what is wrong has to be seen in it.
+        if self.log_only && kind == EventType::Warning {
+            tracing::warn!(object, reason, message, "event");
+        } else {
+            tracing::info!(object, kind = kind.as_str(), reason, message, "event");
+        }
         // Best effort by contract: with a full queue the log line is all that remains.
         let _ = self.queue.try_send(Record {
             about,
