@@ -3,9 +3,12 @@
 
 use std::collections::HashMap;
 
+use serde_json::json;
+
 use crate::fault::{Fault, Result};
 use crate::filter;
 use crate::runtime::{Runtime, now};
+use crate::sandbox::SandboxRecord;
 use crate::v1;
 
 /// The status of one sandbox and of its containers.
@@ -21,7 +24,7 @@ pub(crate) fn status(
     let mut info = HashMap::new();
     if request.verbose {
         let linux = record.config.0.linux.clone().unwrap_or_default();
-        let text = serde_json::to_string(&serde_json::json!({
+        let text = serde_json::to_string(&json!({
             "pid": record.pid,
             "netns": record.netns,
             "cgroup": record.cgroup,
@@ -29,6 +32,7 @@ pub(crate) fn status(
             "runtimeHandler": record.runtime_handler,
             "resources": linux.resources.as_ref().map(resources_json),
             "overhead": linux.overhead.as_ref().map(resources_json),
+            "runtimeSpec": runtime_spec(&record),
         }))
         .map_err(|e| Fault::internal("encoding sandbox info", e))?;
         info.insert("info".to_owned(), text);
@@ -42,6 +46,26 @@ pub(crate) fn status(
             .map(|c| c.record.get().status())
             .collect(),
         timestamp: now(),
+    })
+}
+
+/// What scripts look for in the spec that other runtimes show of a sandbox: its namespaces, of which
+/// the network's has a path, its cgroup and its host name.
+fn runtime_spec(record: &SandboxRecord) -> serde_json::Value {
+    let mut namespaces = Vec::new();
+    if let Some(netns) = &record.netns {
+        namespaces.push(json!({"type": "network", "path": netns}));
+        namespaces.push(json!({"type": "uts"}));
+    }
+    let asked = record.namespaces();
+    for (name, mode) in [("ipc", asked.ipc()), ("pid", asked.pid())] {
+        if mode == v1::NamespaceMode::Pod {
+            namespaces.push(json!({"type": name}));
+        }
+    }
+    json!({
+        "hostname": record.config.0.hostname,
+        "linux": {"cgroupsPath": record.cgroup, "namespaces": namespaces},
     })
 }
 

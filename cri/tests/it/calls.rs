@@ -191,6 +191,9 @@ fn a_pods_limits_change_where_they_are_ours() {
         let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
         assert_eq!(info["resources"]["memoryLimitInBytes"], 120 << 20);
         assert_eq!(info["overhead"]["memoryLimitInBytes"], 8 << 20);
+        let linux = &info["runtimeSpec"]["linux"];
+        let network = serde_json::json!({"type": "network", "path": info["netns"]});
+        assert_eq!(linux["namespaces"][0], network, "{linux}");
 
         // A kubelet's cgroup: its limits stay the kubelet's.
         let mut second = node.pod("kubelets");
