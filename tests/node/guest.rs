@@ -18,12 +18,12 @@ const DEADLINE: Duration = Duration::from_secs(15 * 60);
 const PAIR_DEADLINE: Duration = Duration::from_secs(8 * 60);
 
 /// `tidy` needs the sources, `streams` a terminal by script(1), which the guest has not, `overlay` three
-/// nodes at once and iproute2, a wire between hosts iproute2, and this module would start a guest in the
-/// guest. `services`, and `network_faults` with nft, pass there, but take minutes; `churn` wants more than
+/// nodes at once and iproute2, a wire between hosts iproute2, `runtime_class` crun, and this module would
+/// start a guest in the guest. `services`, and `network_faults` with nft, pass there, but take minutes; `churn` wants more than
 /// an emulated processor can do in time. `sctp` is for a kernel that has it, as this one.
 const SCENARIOS: &str = "set -e
 podwright check
-node --skip guest:: --skip tidy:: --skip streams:: --skip overlay:: --skip churn:: --skip network_faults:: --skip services:: \
+node --skip guest:: --skip tidy:: --skip streams:: --skip overlay:: --skip runtime_class:: --skip churn:: --skip network_faults:: --skip services:: \
     --skip names_are_answered_over_both_families --test-threads=1
 node --ignored --nocapture sctp:: >/tmp/said 2>&1 && code=0 || code=$?
 cat /tmp/said
