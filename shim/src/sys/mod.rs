@@ -529,9 +529,11 @@ pub fn kill_group(leader: u32, signal: i32) -> Sys<()> {
 
 /// What the system calls a signal: `killed`, `bad system call` (strsignal(3)).
 pub fn signal_name(signal: i32) -> String {
-    // SAFETY: the pointer is never null, and what it points to is a string, which nobody changes before
-    // this thread asks again; it is copied by then.
-    let name = unsafe { CStr::from_ptr(libc::strsignal(signal)) };
+    // SAFETY: any number is one that it has an answer for.
+    let name = unsafe { libc::strsignal(signal) };
+    // SAFETY: what it answers is never null but a string, which nobody changes before this thread asks
+    // again; it is copied by then.
+    let name = unsafe { CStr::from_ptr(name) };
     name.to_string_lossy().to_lowercase()
 }
 

@@ -156,7 +156,7 @@ pub(super) enum Command {
     Restore(Anything),
 }
 
-/// Arguments of a verb that is refused whatever they are.
+// Arguments of a verb that is refused whatever they are. (What `///` says would become its help.)
 #[derive(Debug, Args)]
 pub(super) struct Anything {
     #[arg(

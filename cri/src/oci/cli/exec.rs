@@ -146,7 +146,9 @@ fn process(spec: &Spec, options: &Exec, notes: &mut Vec<String>) -> Outcome<Proc
         user.set_additional_gids(Some(groups));
     }
     process.set_user(user);
-    let (known, unknown): (Vec<_>, Vec<_>) = options.cap.iter().cloned().partition(is_known);
+    let given = options.cap.iter().cloned();
+    let (known, unknown): (Vec<_>, Vec<_>) =
+        given.partition(|name| oci::capability::bit(name).is_some());
     if !unknown.is_empty() {
         notes.push(config::without_capabilities(&unknown));
     }
@@ -165,10 +167,6 @@ fn uid_and_gid(text: &str) -> Outcome<(u32, Option<u32>)> {
         parsed.attempt(format_args!("--user {text:?} is not uid[:gid]"))
     };
     Ok((number(uid)?, gid.map(number).transpose()?))
-}
-
-fn is_known(name: &String) -> bool {
-    oci::capability::bit(name).is_some()
 }
 
 fn add_capabilities(process: &mut Process, names: &[String]) -> Outcome<()> {
