@@ -9,7 +9,7 @@ use oci_spec::runtime::{Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{Attempt, Failure, Outcome};
+use super::{Attempt, Failure, Outcome, names};
 use crate::oci::capability;
 
 pub(super) const CONFIG: &str = "config.json";
@@ -84,22 +84,23 @@ fn drop_unknown_capabilities(capabilities: Option<&mut Value>) -> Vec<String> {
     unknown
 }
 
-/// The usual case costs one pass. Only what cannot be read is looked at again, for the field's path.
+/// The usual file is parsed once. Only what cannot be read is looked at again, for the field's path.
 pub(super) fn parse<T: DeserializeOwned>(
     text: &[u8],
     complete: impl FnOnce(&mut Value),
 ) -> Result<T, String> {
-    let error = match serde_json::from_slice(text) {
-        Ok(parsed) => return Ok(parsed),
-        Err(error) => error,
-    };
-    if !error.is_data() {
-        return Err(error.to_string());
+    if !names::has_another_case(text) {
+        match serde_json::from_slice(text) {
+            Ok(parsed) => return Ok(parsed),
+            Err(error) if !error.is_data() => return Err(error.to_string()),
+            Err(_) => {}
+        }
     }
     let mut value: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     if !value.is_object() {
         return Err("it is not a JSON object".to_owned());
     }
+    names::restore(&mut value);
     complete(&mut value);
     serde_path_to_error::deserialize(value).map_err(|error| {
         let (path, reason) = (error.path().to_string(), error.inner().to_string());

@@ -16,6 +16,7 @@ mod io;
 mod launcher;
 mod log;
 mod manage;
+mod names;
 mod notify;
 mod outside;
 mod ps;

@@ -42,6 +42,11 @@ fn a_config_that_is_wrong_is_named_by_field() {
         ),
         ("/process/args", json!([]), "config.json: process.args"),
         (
+            "/process/OomScoreAdj",
+            json!(-2000),
+            "config.json: process.oomScoreAdj is invalid",
+        ),
+        (
             "/ociVersion",
             json!("2.0.0"),
             "config.json: ociVersion: \"2.0.0\"",
