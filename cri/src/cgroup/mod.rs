@@ -32,7 +32,10 @@ pub use oom::{OomEvent, OomWatch};
 #[cfg(test)]
 pub(crate) use stats::{BlockIoEntry, HugepageStats};
 pub use stats::{InterfaceStats, Pressure, PressureLine, Stats, Summary, interfaces};
-pub use systemd::{Value, slice_path, systemd, systemd_path, systemd_properties};
+pub use systemd::{
+    ANNOTATIONS as SYSTEMD_ANNOTATIONS, Value, slice_path, systemd, systemd_path,
+    systemd_properties,
+};
 
 /// A checked path relative to the hierarchy root: no `..`, no empty part, never the root itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -25,7 +25,7 @@ use super::v2::Unified;
 use super::{CgroupError, CgroupPath, Limits, Manager, Stats, Summary, files};
 
 pub use name::{slice_path, systemd_path};
-pub use properties::systemd_properties;
+pub use properties::{ANNOTATIONS, systemd_properties};
 pub use wire::Value;
 
 #[derive(Debug)]

@@ -219,6 +219,9 @@ fn device_name((kind, major, minor): Device, known: &str) -> Option<String> {
     }
 }
 
+/// What the annotations begin with that become properties.
+pub const ANNOTATIONS: &str = "org.systemd.property.";
+
 /// Properties out of annotations `org.systemd.property.<Name>`, whose values are in GVariant's text
 /// form: `true`, `'text'`, `uint64 5`, `['a', 'b']`.
 ///
@@ -227,10 +230,9 @@ fn device_name((kind, major, minor): Device, known: &str) -> Option<String> {
 pub fn systemd_properties<'a>(
     annotations: impl Iterator<Item = (&'a str, &'a str)>,
 ) -> Result<Vec<(String, Value)>, CgroupError> {
-    const PREFIX: &str = "org.systemd.property.";
     let mut all = Vec::new();
     for (key, text) in annotations {
-        let Some(name) = key.strip_prefix(PREFIX) else {
+        let Some(name) = key.strip_prefix(ANNOTATIONS) else {
             continue;
         };
         let invalid = |reason: &str| CgroupError::Invalid {

@@ -14,6 +14,7 @@ use shim::plan::{LaunchPlan, MountKind};
 use super::args::SPEC_VERSION;
 use super::show::print;
 use super::{Attempt, Outcome};
+use crate::cgroup;
 use crate::oci::{self, CompileContext, capability, spec};
 
 const HOOKS: [&str; 6] = [
@@ -82,7 +83,8 @@ fn document() -> Value {
             "org.podwright.version": env!("CARGO_PKG_VERSION"),
             "org.opencontainers.runc.checkpoint.enabled": "false",
         },
-        "potentiallyUnsafeConfigAnnotations": [],
+        // Whoever lets others write annotations has to know.
+        "potentiallyUnsafeConfigAnnotations": [cgroup::SYSTEMD_ANNOTATIONS],
     })
 }
 

@@ -30,6 +30,8 @@ fn features_is_the_specifications_document() {
     assert_eq!(document["linux"]["cgroup"]["v2"], true);
     assert_eq!(document["linux"]["seccomp"]["enabled"], true);
     assert_eq!(document["hooks"].as_array().map(Vec::len), Some(6));
+    let unsafe_ones = &document["potentiallyUnsafeConfigAnnotations"];
+    assert_eq!(*unsafe_ones, serde_json::json!(["org.systemd.property."]));
 }
 
 #[test]
