@@ -49,8 +49,16 @@ async fn an_image_is_whole_or_absent_after_a_kill() {
         assert_eq!(image.id, built.id);
         assert_eq!(std::fs::read_dir(&image.layers[0]).unwrap().count(), 50);
         store.remove(&name).await.unwrap();
-        assert_eq!(bench.content(), Vec::<std::path::PathBuf>::new());
+        let mut left = bench.content();
+        left.retain(|path| !is_being_written(path));
+        assert_eq!(left, Vec::<std::path::PathBuf>::new());
     }
+}
+
+/// A record that is not at its place yet. It stays for an hour, for it may be somebody's right now.
+fn is_being_written(path: &std::path::Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    name.as_encoded_bytes().starts_with(b".new-")
 }
 
 mod in_child {
