@@ -87,3 +87,21 @@ fn the_root_is_entered_without_pivot_root_when_asked() {
     let said = bundle.ok(&["run", "--no-pivot", "-b", bundle.bundle(), &bundle.id]);
     assert!(said.contains("bin dev etc proc"), "{said}");
 }
+
+#[test]
+fn names_limits_and_score_are_the_specs() {
+    let changes = [
+        ("/hostname", json!("inside")),
+        ("/domainname", json!("example.test")),
+        (
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_NOFILE", "soft": 63, "hard": 64}]),
+        ),
+        ("/process/oomScoreAdj", json!(321)),
+    ];
+    let script = "hostname; cat /proc/sys/kernel/domainname; ulimit -Sn; ulimit -Hn; \
+                  cat /proc/self/oom_score_adj";
+    let bundle = Bundle::new(script, &changes);
+    let said = bundle.ok(&["run", "-b", bundle.bundle(), &bundle.id]);
+    assert_eq!(said, "inside\nexample.test\n63\n64\n321\n");
+}
