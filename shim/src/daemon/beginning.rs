@@ -128,7 +128,8 @@ impl Processes {
             return self.exec_outside(id, words, (cgroup, pid), stdio, asked);
         }
         let pidfd = sys::pidfd_open(pid).map_err(system("opening the container"))?;
-        let launched = launch::begin_execute(pidfd.as_fd(), &cgroup, plan, stdio);
+        let beside = launch::beside(cgroup.clone(), pid);
+        let launched = launch::begin_execute(pidfd.as_fd(), &beside, plan, stdio);
         self.forget_old_execs();
         let entry = Entry {
             cgroup: &cgroup,

@@ -6,6 +6,7 @@
 //! The child only performs system calls on what was prepared, and reports the first failure as a
 //! few numbers, which the parent turns into words with the plan at hand.
 
+mod cgroup;
 mod child;
 pub mod external;
 pub mod fifo;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use crate::plan::{CgroupJoin, Hooks, LaunchPlan, ProcessPlan, SeccompListener};
 use crate::sys::{self, Clone, Errno, events, socket};
 
+pub use cgroup::beside;
 pub use hooks::HookPoint;
 pub use launcher::{Launcher, serve};
 pub use prepare::{

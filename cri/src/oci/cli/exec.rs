@@ -99,7 +99,11 @@ fn enter(
     let target = store::first_process(record)
         .ok_or_else(|| Failure::new("cannot exec in a stopped container"))?;
     let cgroup = Cgroup::of_record(record)?;
-    let join = subgroup::join(cgroup.manager.join(&cgroup.path), &options.cgroup)?;
+    let own = cgroup.manager.join(&cgroup.path);
+    let join = match options.cgroup.is_empty() {
+        true => shim::launch::beside(own, record.pid),
+        false => subgroup::join(own, &options.cgroup)?,
+    };
     let begun = launcher.begin_execute(target.as_fd(), &join, plan);
     begun
         .and_then(Launched::until_ready)

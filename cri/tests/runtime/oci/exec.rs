@@ -162,3 +162,24 @@ fn exec_joins_a_cgroup_below_the_containers() {
     let said = bundle.refused(255, &["exec", "--cgroup", "nosuch", &bundle.id, "true"]);
     assert!(said.contains("invalid --cgroup argument: nosuch"), "{said}");
 }
+
+/// As systemd does in a container: on v2, a cgroup that gives controllers on has no processes itself.
+#[test]
+fn exec_joins_the_first_process_where_the_container_divides_its_cgroup() {
+    let bundle = sleeping();
+    let own = Path::new("/sys/fs/cgroup").join(&bundle.id);
+    if !own.join("cgroup.controllers").exists() {
+        return;
+    }
+    let write = |file: &str, text: &str| {
+        let path = own.join(file);
+        std::fs::write(&path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    };
+    std::fs::create_dir(own.join("init")).expect("creates");
+    write("init/cgroup.procs", &bundle.state()["pid"].to_string());
+    write("cgroup.subtree_control", "+pids");
+    let groups = bundle.exec(&[], &["cat", "/proc/self/cgroup"]);
+    assert!(groups.trim_end().ends_with("/init"), "{groups}");
+    let said = bundle.refused(255, &["exec", "--cgroup", "/", &bundle.id, "true"]);
+    assert!(said.contains("device or resource busy"), "{said}");
+}
