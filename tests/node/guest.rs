@@ -72,6 +72,7 @@ fn the_cri_servers_and_wireguards_own_tests_pass_in_a_guest_with_cgroup_v2() -> 
         .file(executable, "usr/bin/it")
         .file(network, "usr/bin/network")
         .program(on_path("ip")?)?
+        .program(on_path("nft")?)?
         .program(on_path("wg")?)?;
     let script = exactly("it", CRI_TESTS, 2)
         + "network --ignored --nocapture --test-threads=2 wireguard:: >/tmp/said 2>&1; code=$?\n\

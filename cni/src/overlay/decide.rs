@@ -26,7 +26,6 @@ pub fn decide(settings: &Settings, own: &Own, peers: &[Peer], seen: &Seen) -> De
         work.decision.told.clone_from(&seen.told);
     }
     work.no_other_link();
-    work.untracked();
     let link = match settings.backend {
         Backend::Vxlan => work.vxlan_link(),
         Backend::WireGuard => work.wireguard_link(),
@@ -36,6 +35,7 @@ pub fn decide(settings: &Settings, own: &Own, peers: &[Peer], seen: &Seen) -> De
     if has_link && link.is_none() {
         return work.decision;
     }
+    work.untracked();
     work.bridge();
     let mut paths = Paths::default();
     if settings.backend != Backend::None {
